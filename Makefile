@@ -1,0 +1,82 @@
+# `make help` lists the targets. A fresh machine needs Python >= 3.11 and make, nothing else.
+#   ARGS=...        passed on: make demo ARGS=--json, make test ARGS="-k submit"
+#   PYTHON=...      the interpreter of a new .venv
+#   TEST_JOBS=...   test processes (default 3: they mostly wait)
+
+VENV := .venv
+BIN := $(VENV)/bin
+TEST_JOBS ?= 3
+ARGS ?=
+
+RUN_STAMP := $(VENV)/.stamp
+DEV_STAMP := $(VENV)/.stamp-dev
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check format lint types imports lua fmt docs lock clean venv
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
+	@$(BIN)/darkroom demo $(ARGS)
+
+test: $(DEV_STAMP) ## every test against real servers, nothing skipped
+	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
+
+check: prerequisites format lint types imports lua test ## format, lint, types, imports, Lua lint, tests
+
+.PHONY: prerequisites
+prerequisites:
+	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+
+types: $(DEV_STAMP)
+	$(BIN)/mypy
+
+imports: $(DEV_STAMP)
+	$(BIN)/lint-imports
+
+lua: $(DEV_STAMP)
+	@tools/debian-packages luacheck=lua-check
+	$(BIN)/python -m tools.lint_lua
+
+fmt: $(DEV_STAMP) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(DEV_STAMP) ## write the generated pages again
+	$(BIN)/python -m tools.settings_reference
+	$(BIN)/python -m tools.lifecycle_doc > docs/lifecycle.md
+	$(BIN)/python -m tools.event_schemas
+	$(BIN)/python -m tools.included_files
+
+lock: ## resolve all dependencies anew into constraints.txt
+	@tools/lock
+
+venv: $(DEV_STAMP) ## only make .venv
+
+clean: ## remove .venv and everything made by tools
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run instant. The demo needs no test tools and does not wait for them.
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV)" >&2
+	@$(INSTALL) '.[flower,local,sandbox]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing with test tools into $(VENV)" >&2
+	@$(INSTALL) '.[dev]'
+	@touch $(RUN_STAMP) $@
+
+$(BIN)/python:
+	@python=$$(tools/find-python) && "$$python" -m venv $(VENV)

@@ -1,0 +1,39 @@
+"""Run one measurement: medians of several runs, both sides in the same run, on this machine, on loopback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import drain, enqueue
+
+BENCHES = {"enqueue": enqueue.measure, "drain": drain.measure}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", choices=sorted(BENCHES))
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--runs", type=int, default=3, help="how many runs the medians are of")
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="jobs per run; 0 takes the measurement's own number"
+    )
+    args = parser.parse_args()
+    progress = Console(stderr=True)
+    result = BENCHES[args.name](runs=args.runs, jobs=args.jobs, say=progress.print)
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    table = Table("measure", "value", title=args.name)
+    for name, value in result.items():
+        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

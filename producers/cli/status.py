@@ -1,0 +1,260 @@
+"""`darkroom status` and `darkroom batch`: looking, never changing (but for `batch seal`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from producers.cli import one_line
+from producers.cli.terminal import (
+    JsonOption,
+    TenantOption,
+    console,
+    moment,
+    money,
+    opened,
+    plain,
+    print_json,
+    span,
+    state_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from producers import BatchStatus, Darkroom, Job, LaneStatus, Overview
+
+_SHOWN_CHARS = 100
+_BAR_CELLS = 30
+_WIDE_COLUMNS = 80
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(help="Job id; without it, the state of the whole.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a job with its timeline; or lanes, workers, counts, and what needs a person."""
+    with opened() as darkroom:
+        if job is None:
+            _show_overview(darkroom, as_json)
+        else:
+            _show_job(darkroom.get(job), darkroom.now_ms(), as_json)
+
+
+# --- one job ---
+
+
+def _show_job(job: Job, now_ms: int, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+        return
+    out = console()
+    out.print(_pairs(_job_facts(job)))
+    out.print()
+    out.print(_timeline(job, now_ms))
+
+
+def _job_facts(job: Job) -> Iterator[tuple[str, Any]]:
+    request = job.request
+    yield "job", job.id
+    yield "state", state_text(job.state)
+    if job.error_code:
+        yield "why", f"{job.error_code}: {job.error_message}" if job.error_message else job.error_code
+    if job.unknown_cause:
+        yield "cause", job.unknown_cause
+    yield "tenant", job.tenant
+    if job.batch:
+        yield "batch", job.batch
+    yield "model", " · ".join(str(part) for part in (job.model, request.get("size"), f"n={job.n}") if part)
+    if prompt := request.get("prompt"):
+        yield "prompt", prompt if len(prompt) <= _SHOWN_CHARS else prompt[:_SHOWN_CHARS] + "…"
+    if job.lane:
+        yield "lane", job.lane
+    if job.generation_id:
+        yield "generation", job.generation_id
+    yield from _job_money(job)
+    if job.not_before_at:
+        yield "not before", moment(job.not_before_at)
+    if job.deadline_at:
+        yield "deadline", moment(job.deadline_at)
+    for artifact in job.artifacts:
+        size = f"{artifact.width}x{artifact.height}" if artifact.width else ""
+        yield (
+            f"image {artifact.index}",
+            " ".join(part for part in (artifact.object_key or artifact.url or "", size) if part),
+        )
+
+
+def _job_money(job: Job) -> Iterator[tuple[str, str]]:
+    if job.hold_micros:
+        yield "held", money(job.hold_micros, job.currency)
+    if job.ended and not job.currency:
+        yield "cost", "nothing"
+    elif job.cost_micros or job.ended:
+        yield "cost", money(job.cost_micros, job.currency) + (" so far" if job.accounting_open else "")
+
+
+def _timeline(job: Job, now_ms: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("when", "after", "state", "what"):
+        table.add_column(heading, overflow="fold", no_wrap=heading != "what")
+    table.add_row(moment(job.created_at), "", state_text("queued"), "enqueued")
+    before = job.created_at
+    for entry in job.timeline:
+        after = span(entry.at_ms - before)
+        table.add_row(moment(entry.at_ms), after, state_text(entry.state), Text(one_line(entry.note)))
+        before = entry.at_ms
+    if not job.ended:
+        table.add_row("now", span(max(0, now_ms - before)), state_text(job.state), "")
+    return table
+
+
+def _pairs(facts: Iterator[tuple[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, value if isinstance(value, Text) else Text(one_line(str(value))))
+    return table
+
+
+# --- the whole ---
+
+
+def _show_overview(darkroom: Darkroom, as_json: bool) -> None:
+    overview = darkroom.overview()
+    if as_json:
+        lanes = [plain(lane) | {"condition": lane.condition(overview.at_ms)} for lane in overview.lanes]
+        print_json(plain(overview) | {"lanes": lanes})
+        return
+    out = console()
+    out.print(_pairs(_whole_facts(overview, darkroom.settings.flower.url)))
+    out.print()
+    out.print(_lanes(overview, out.width))
+    for remark in _remarks(overview):
+        out.print(f"! {remark}", style="yellow")
+
+
+def _whole_facts(overview: Overview, flower: str | None) -> Iterator[tuple[str, Any]]:
+    yield "jobs", ", ".join(f"{count} {state}" for state, count in overview.counts.items() if count) or "none"
+    yield "workers", str(len(overview.workers))
+    yield "open batches", str(overview.open_batches)
+    yield "webhooks due", str(overview.deliveries)
+    if flower:
+        yield "flower", flower
+
+
+def _lanes(overview: Overview, width: int) -> Table:
+    """Draw the lanes; a narrow terminal does without the numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    numbers = ("posts", "slots", "polls") if width >= _WIDE_COLUMNS else ()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("lane", overflow="fold")
+    table.add_column("submits", no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for lane in overview.lanes:
+        condition = lane.condition(overview.at_ms)
+        style = "green" if condition == "open" else "bold red" if condition == "blocked" else "yellow"
+        cells = (str(lane.submitting), str(lane.in_flight), str(lane.polling))[: len(numbers)]
+        why = Text(one_line(_why(lane, condition, overview.at_ms)))
+        table.add_row(lane.name, Text(condition, style=style), *cells, why)
+    return table
+
+
+def _why(lane: LaneStatus, condition: str, now_ms: int) -> str:
+    match condition:
+        case "blocked":
+            since = f" since {moment(lane.blocked_at)}" if lane.blocked_at else ""
+            return f"{lane.blocked}{since}{_probe(lane, now_ms)}"
+        case "closed":
+            return f"throttled by the provider, opens in {span((lane.closed_until or now_ms) - now_ms)}"
+        case "probing":
+            return f"{lane.ambiguous} submits in a row with an unknown outcome{_probe(lane, now_ms)}"
+        case _:
+            return ""
+
+
+def _probe(lane: LaneStatus, now_ms: int) -> str:
+    if lane.probe_at is None or lane.probe_at <= now_ms:
+        return ""
+    return f", next try in {span(lane.probe_at - now_ms)}"
+
+
+def _remarks(overview: Overview) -> Iterator[str]:
+    """Say what needs a person, and what to do."""
+    waiting = sum(count for state, count in overview.counts.items() if state == "queued")
+    if overview.frozen:
+        yield f"frozen: {one_line(overview.frozen)}"
+    if waiting and not overview.workers:
+        yield "jobs wait and no worker is alive: start one with `darkroom worker`"
+    if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):
+        yield "a blocked lane keeps its jobs: correct the account's key or balance, the next try opens it"
+    if overview.unknown:
+        yield f"{overview.unknown} jobs have an unknown outcome: see `darkroom unknown list`"
+    if overview.orphans:
+        yield f"{overview.orphans} generations of the provider belong to no job"
+
+
+# --- batches ---
+
+
+def batch(
+    words: Annotated[list[str], typer.Argument(metavar="[show|seal] NAME", help="The batch.")],
+    tenant: TenantOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a batch with its counts, progress and cost; or seal it, so that it can complete."""
+    verb, name = _batch_words(words)
+    with opened() as darkroom:
+        sealed_now = verb == "seal" and darkroom.seal(name, tenant)
+        found = darkroom.batch(name, tenant)
+    if as_json:
+        print_json(plain(found) | {"done": found.done})
+        return
+    if verb == "seal":
+        typer.echo(f"batch {name} is sealed" if sealed_now else f"batch {name} was sealed already")
+    console().print(_pairs(batch_facts(found)))
+
+
+def _batch_words(words: list[str]) -> tuple[str, str]:
+    match words:
+        case [name]:
+            return "show", name
+        case ["show" | "seal" as verb, name]:
+            return verb, name
+        case _:
+            raise typer.BadParameter("give the name of one batch, or `seal NAME`")
+
+
+def batch_facts(found: BatchStatus) -> Iterator[tuple[str, Any]]:
+    counts = ", ".join(f"{count} {state}" for state, count in found.counts.items() if count)
+    filled = _BAR_CELLS * found.done // found.total if found.total else 0
+    percent = 100 * found.done // found.total if found.total else 0
+    yield "batch", found.name
+    yield "tenant", found.tenant
+    yield (
+        "progress",
+        f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {percent} % ({found.done} of {found.total})",
+    )
+    yield "jobs", counts or "none"
+    yield "images", str(found.images)
+    yield "cost", money(found.cost_micros, found.currency)
+    yield "created", moment(found.created_at)
+    yield "sealed", moment(found.sealed_at) if found.sealed else "no: it takes more jobs, and cannot complete"
+    if found.completed_at:
+        yield "completed", moment(found.completed_at)
+    elif found.stalled_at:
+        yield "stalled", f"{moment(found.stalled_at)}: only jobs with an unknown outcome are left"

@@ -1,0 +1,335 @@
+"""The blocking client: `Darkroom`. Safe for many threads; what it decides is in `core` and `bulk`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+
+from producers.bulk import Bulk
+from producers.core import (
+    Core,
+    check_applied,
+    check_generation_id,
+    whoami,
+)
+from producers.hints import Hinter
+from producers.link import Link, Sender
+from producers.overview import Overview, parse_overview, queue_overview
+from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
+from producers.waiters import Waiters
+from shared.errors import BatchNotFound, DarkroomError
+from shared.instants import running_clock
+from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
+from shared.jobs.enqueue import Disposition, check_name
+from shared.jobs.store import JobStore
+from shared.jobs.transition import context_json
+from shared.redis.client import check_server, make_client, translated
+from shared.redis.scripts import run
+from shared.settings import load_settings
+from shared.storage import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from shared.jobs.data_uri import DataUri
+    from shared.jobs.job import Job
+    from shared.jobs.request import GenerationRequest
+    from shared.jobs.transition import Transition
+    from shared.money.caps import BatchCaps
+    from shared.orders import JobDefaults, JobOptions, Order
+    from shared.settings import Settings
+    from shared.storage import ObjectStore
+
+    Request = Mapping[str, Any] | GenerationRequest
+    Item = Request | tuple[Request, Mapping[str, Any]]
+    JobIds = list[str] | tuple[str, ...]
+
+
+class Darkroom:
+    """Enqueues jobs and asks after them.
+
+    `settings` (or overrides of what environment and darkroom.toml say) name the state server. Nothing connects
+    before the first call. Every call may raise StateUnavailable; the first one ConfigurationError, if the server
+    may not hold the truth (it evicts keys).
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        self.settings = settings or load_settings(**overrides)
+        self._core = Core(self.settings)
+        self._keys, self._url = self._core.keys, self.settings.redis.url
+        self._client = make_client(self.settings.redis)
+        self._jobs = JobStore(self._client, self._keys, self.settings.limits)
+        self._hints = Hinter(self.settings, self._keys)
+        self._waiters = Waiters(self._client, self._keys, self._jobs, self._url)
+        self._opening = threading.Lock()
+        self._checked = False
+        self._store: ObjectStore | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End waits and close connections."""
+        self._hints.close()
+        self._waiters.close()
+        self._client.close()
+
+    # --- enqueue ---
+
+    def enqueue(
+        self,
+        request: Request,
+        *,
+        tenant: str | None = None,
+        batch: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Receipt:
+        """Accept one job durably. JobOptions says what it may carry.
+
+        Raises InvalidRequest, UnknownPrice, IdempotencyConflict, BacklogFull, BatchSealed, StorageError.
+        """
+        params = self._core.params(options, self._clock())
+        order = self._core.order(request, tenant=tenant, batch=batch, params=params)
+        self._put_inputs((order.tenant, uri) for uri in order.uploads.values())
+        with self._state():
+            reply = run(self._client, "enqueue_jobs", self._keys.prefix, *order.arguments)
+        return self._accepted(order, self._core.receipt(order, reply))
+
+    def _accepted(self, order: Order, receipt: Receipt) -> Receipt:
+        if receipt.disposition is Disposition.ENQUEUED:
+            self._hints.hint(self._core.offer(order.model).lanes)
+        return receipt
+
+    def enqueue_many(
+        self,
+        items: Iterable[Item],
+        *,
+        tenant: str | None = None,
+        batch: str | None = None,
+        batch_webhook: str | None = None,
+        batch_caps: BatchCaps | None = None,
+        seal: bool = True,
+        keep: bool = True,
+        on_disposition: Callable[[ItemReceipt], object] | None = None,
+        **defaults: Unpack[JobDefaults],
+    ) -> BatchReceipt:
+        """Accept any number of jobs from any iterable, in chunks; at most two chunks are in memory.
+
+        An item is a request, or a pair (request, options): options are JobOptions and `tenant`, and override
+        `defaults`. Bad items are rejected in the receipt and never stop the rest. With keep=False the receipt has
+        counts only. `on_disposition` is called for every item, in order. The batch is sealed at the end unless
+        seal=False, never if the iterable raises (what it gave since the last chunk is then not enqueued).
+
+        Raises BacklogFull, BatchSealed, BatchCapsConflict, StateUnavailable or StorageError, each with `.receipt`: what was
+        acknowledged. Run again with idempotency keys: what was accepted comes back as duplicates.
+        """
+        receipt = BatchReceipt(batch, self._core.retention)
+        try:
+            bulk = Bulk(
+                self._core,
+                receipt,
+                tenant=tenant,
+                batch_webhook=batch_webhook,
+                batch_caps=batch_caps,
+                defaults=defaults,
+                now_ms=self._clock(),
+                keep=keep,
+                on_disposition=on_disposition,
+            )
+            self._check()
+            with closing(Link(self._client)) as link:
+                sender = Sender(bulk, link, self._keys.prefix, self._url, self._put_inputs, self._hints.hint)
+                sender.send_all(items)
+            if seal and batch is not None:
+                for owner in receipt.tenants:
+                    receipt.sealed |= self._close_batch(batch, owner) >= 0
+        except DarkroomError as error:
+            error.receipt = receipt
+            raise
+        return receipt
+
+    def check_many(
+        self,
+        items: Iterable[Item],
+        *,
+        tenant: str | None = None,
+        on_disposition: Callable[[ItemReceipt], object] | None = None,
+        **defaults: Unpack[JobDefaults],
+    ) -> BatchReceipt:
+        """Judge and price items as enqueue_many would, and enqueue nothing. No server is asked.
+
+        `enqueued` counts the valid ones. Durations are counted from this machine's clock.
+        """
+        bulk = Bulk(
+            self._core,
+            BatchReceipt(None, self._core.retention),
+            tenant=tenant,
+            batch_webhook=None,
+            batch_caps=None,
+            defaults=defaults,
+            now_ms=running_clock(time.time_ns() // 1_000_000),
+            keep=False,
+            on_disposition=on_disposition,
+        )
+        for item in items:
+            if bulk.add(item):
+                bulk.check()
+        bulk.check()
+        return bulk.receipt
+
+    def _put_inputs(self, inputs: Iterable[tuple[str, DataUri]]) -> None:
+        for tenant, uri in inputs:
+            self._open_store().put_input(tenant, uri.payload, uri.media_type, uri.extension)
+
+    def _open_store(self) -> ObjectStore:
+        with self._opening:
+            self._store = self._store or open_store(self.settings.storage)
+            return self._store
+
+    # --- ask ---
+
+    def get(self, job_id: str) -> Job:
+        """Read a job. Raises JobNotFound."""
+        with self._state():
+            return self._jobs.get(job_id)
+
+    def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Read jobs, in one round trip; None where there is no record."""
+        with self._state():
+            return self._jobs.read(job_ids)
+
+    @overload
+    def wait(self, job_ids: str, timeout_s: float | None = None) -> Job: ...
+    @overload
+    def wait(self, job_ids: JobIds, timeout_s: float | None = None) -> list[Job]: ...
+    def wait(self, job_ids: str | JobIds, timeout_s: float | None = None) -> Job | list[Job]:
+        """Wait until the job has ended, or all of them have. Many threads may wait; together they use two connections.
+
+        An unknown job has not ended. Raises TimeoutError, JobNotFound.
+        """
+        self._check()
+        if isinstance(job_ids, str):
+            return self._waiters.wait([job_ids], timeout_s)[0]
+        return self._waiters.wait(job_ids, timeout_s)
+
+    def batch(self, name: str, tenant: str | None = None) -> BatchStatus:
+        """Read a batch. Raises BatchNotFound."""
+        owner = self._core.tenant(tenant)
+        with self._state():
+            record: Any = self._client.hgetall(self._keys.batch(owner, name))
+        if not record:
+            raise BatchNotFound(name)
+        return BatchStatus.parse(name, owner, self._core.currency, record)
+
+    def wait_batch(
+        self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5
+    ) -> BatchStatus:
+        """Wait until the batch is sealed and all its jobs have ended. Raises TimeoutError, BatchNotFound."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while (status := self.batch(name, tenant)).completed_at is None:
+            left = every_s if deadline is None else min(every_s, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"batch {name}: {status.done} of {status.total} jobs have ended so far")
+            time.sleep(left)
+        return status
+
+    def overview(self) -> Overview:
+        """Read the state of lanes, workers and counts."""
+        with self._state():
+            pipe = self._client.pipeline(transaction=False)
+            lanes = queue_overview(pipe, self._keys, self.settings)
+            return parse_overview(lanes, pipe.execute(), self.settings)
+
+    def unknown(self, limit: int = 1000) -> list[Job]:
+        """Read the jobs whose submit has an unknown outcome, oldest first."""
+        with self._state():
+            members: Any = self._client.zrange(self._keys.index("unknown"), 0, limit - 1)
+            jobs = self._jobs.read([member.decode() for member in members])
+        return [job for job in jobs if job is not None]
+
+    def now_ms(self) -> int:
+        """Ask the state server for its time (unix ms)."""
+        with self._state():
+            reply: Any = self._client.time()
+        seconds, micros = reply
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    # --- change ---
+
+    def cancel(self, job_id: str, *, by: str | None = None) -> CancelResult:
+        """Cancel a job. Raises TransitionRefused for one with an unknown outcome."""
+        before = self._change(job_id, partial(plan_cancel, by=by or "owner"))
+        return CancelResult(cancel_outcome(before), self.get(job_id))
+
+    def resolve(self, job_id: str, generation_id: str, *, by: str | None = None) -> Job:
+        """Attach the provider's generation to a job whose submit had an unknown outcome. Raises TransitionRefused."""
+        found = check_generation_id(generation_id)
+        self._change(job_id, lambda job: plan_resolve(job, found, by=by or whoami()), found)
+        return self.get(job_id)
+
+    def resubmit(self, job_id: str, *, by: str | None = None) -> Job:
+        """Queue an unknown job again: a second charge is possible. Refused while its POST may be in flight."""
+        now_ms, wait_ms = self.now_ms(), self._core.resubmit_wait_ms
+        plan = partial(plan_resubmit, by=by or whoami(), now_ms=now_ms, wait_ms=wait_ms)
+        before = self._change(job_id, plan)
+        self._hints.hint(self._core.lanes(before.model))
+        return self.get(job_id)
+
+    def release(self, job_id: str, *, by: str | None = None) -> Job:
+        """Give an unknown job up: it fails, and its money is free again. Raises TransitionRefused."""
+        self._change(job_id, partial(plan_release, by=by or whoami()))
+        return self.get(job_id)
+
+    def seal(self, name: str, tenant: str | None = None) -> bool:
+        """Close a batch to further jobs; False if it was sealed already. Raises BatchNotFound."""
+        check_name("batch", name)
+        done = self._close_batch(name, self._core.tenant(tenant))
+        if done < 0:
+            raise BatchNotFound(name)
+        return bool(done)
+
+    def _close_batch(self, name: str, tenant: str) -> int:
+        arguments = (context_json(self.settings.limits), tenant, name, "seal")
+        with self._state():
+            return int(run(self._client, "close_batch", self._keys.prefix, *arguments))
+
+    def _change(self, job_id: str, plan: Callable[[Job], Transition | None], generation_id: str = "") -> Job:
+        """Apply a plan; give the job as it was before."""
+        with self._state():
+            before, applied = self._jobs.change(job_id, plan)
+        check_applied(job_id, applied, generation_id)
+        return before
+
+    # --- the server ---
+
+    def _check(self) -> None:
+        """Refuse a server that may not hold the truth; asked once."""
+        if self._checked:
+            return
+        with self._opening:
+            if not self._checked:
+                check_server(self._client, self.settings)
+                self._checked = True
+
+    @contextmanager
+    def _state(self) -> Iterator[None]:
+        self._check()
+        with translated(self._url):
+            yield
+
+    def _clock(self) -> Callable[[], int]:
+        """Give a clock that asks the server once, and only if it is needed."""
+        started: list[Callable[[], int]] = []
+
+        def now_ms() -> int:
+            if not started:
+                started.append(running_clock(self.now_ms()))
+            return started[0]()
+
+        return now_ms

@@ -1,0 +1,1 @@
+"""What `darkroom doctor` looks at: facts are gathered at the edges, and judged by functions that only compute."""

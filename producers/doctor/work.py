@@ -1,0 +1,77 @@
+"""The work itself: who is there to do it, what holds it up, and what waits for a person. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from producers.doctor.findings import bad, beware, good
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from producers.doctor.findings import Finding
+    from producers.overview import Overview
+
+
+def judge_work(overview: Overview) -> Iterator[Finding]:
+    """Judge workers, lanes, freezes, unknown outcomes and orphans."""
+    yield from _workers(overview)
+    if overview.frozen:
+        yield beware("work", f"it is frozen ({overview.frozen})", "Resume it when the cause is gone.")
+    yield from _lanes(overview)
+    if overview.unknown:
+        what = f"{overview.unknown} jobs have an unknown outcome, and hold their money"
+        yield beware("work", what, "See `darkroom unknown list`, and decide.")
+    if overview.orphans:
+        what = f"{overview.orphans} generations of the provider belong to no job"
+        yield beware("work", what, "Compare them with the provider's bill.")
+
+
+def _workers(overview: Overview) -> Iterator[Finding]:
+    queued = overview.counts.get("queued", 0)
+    if overview.workers:
+        yield good("work", f"{_count(len(overview.workers), 'worker')} alive, {_count(queued, 'job')} queued")
+    elif queued:
+        yield bad(
+            "work", f"{_count(queued, 'job')} queued, and no worker is alive", "Start `darkroom worker`."
+        )
+    else:
+        yield beware("work", "no worker is alive", "Start `darkroom worker` before you enqueue.")
+
+
+def _lanes(overview: Overview) -> Iterator[Finding]:
+    for lane in overview.lanes:
+        match lane.condition(overview.at_ms):
+            case "blocked":
+                do = "Correct the account's key or balance; the next try opens it."
+                yield bad("work", f"lane {lane.name} is blocked ({lane.blocked})", do)
+            case "probing":
+                what = f"lane {lane.name}: {lane.ambiguous} submits in a row had an unknown outcome"
+                yield beware("work", what, "It tries one at a time until one is clear; look at the provider.")
+            case "closed":
+                yield good("work", f"lane {lane.name} waits for the provider's quota")
+
+
+def judge_stores(own: str | None, of_workers: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Compare the identity kept in this machine's store with those that workers found in theirs."""
+    if own is None:
+        return
+    if not of_workers:
+        what = "no worker is alive: whether workers use this same store cannot be proved from here"
+        yield beware("storage", what, "Run this again when one is.")
+    silent = [name for name, found in of_workers.items() if found is None]
+    others = [name for name, found in of_workers.items() if found not in (None, own)]
+    same = len(of_workers) - len(silent) - len(others)
+    for name in others:
+        what = f"worker {name} uses another store than this machine"
+        yield bad("storage", what, "Give both the same storage.url, on a volume or bucket that they share.")
+    for name in silent:
+        what = f"worker {name} has not said which store it uses: it cannot reach it, or is just starting"
+        yield beware("storage", what, "Run `darkroom doctor` on its machine.")
+    if same:
+        what = f"{_count(same, 'worker')} found the same identity in theirs: it is shared"
+        yield good("storage", what)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,209 @@
+"""Transitions as values: what is expected, what becomes of it. Built here, applied by `apply_transitions.lua`.
+
+A transition is guarded by the epoch of the claim (or by the intent of the POST) and has one or more changes; the
+first whose `before` is the record's present state is applied, whole, or none is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import to_json
+
+from shared.jobs.lifecycle import TERMINAL, DeliveryState, JobState, check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shared.settings import LimitSettings
+
+IMAGE_EVENTS: Final = {
+    JobState.COMPLETED: "image.completed",
+    JobState.FAILED: "image.failed",
+    JobState.CANCELLED: "image.cancelled",
+    JobState.UNKNOWN: "image.unknown",
+}
+LEASE_FIELDS: Final = ("leased", "suspect", "deaths")
+
+
+class Applied(IntEnum):
+    """What became of a transition; a positive number is the place of the change that was applied."""
+
+    GENERATION_TAKEN = -3
+    ORPHAN = -2
+    MISSING = -1
+    FENCED = 0
+    FIRST = 1
+    SECOND = 2
+    THIRD = 3
+    FOURTH = 4
+
+
+@dataclass(
+    slots=True, kw_only=True
+)  # not frozen: half a dozen are made per job, and that doubles what one costs
+class Change:
+    """One possible change of a job. Times are in ms; index names are those of `Keys.index`."""
+
+    before: JobState
+    after: JobState
+    note: str = ""
+    fields: Mapping[str, str | int] = field(default_factory=dict)
+    detail: Mapping[str, str] = field(default_factory=dict)
+    stamps: tuple[str, ...] = ()
+    clear: tuple[str, ...] = ()
+    bump: Mapping[str, int] = field(default_factory=dict)
+    leave: tuple[str, ...] = ()
+    due_in: tuple[tuple[str, int], ...] = ()
+    due_at: tuple[tuple[str, int], ...] = ()
+    queue: bool = False
+    unqueue: bool = False
+    free_slot: str = ""
+    keep_slot: tuple[str, int] | None = None
+    intent: tuple[str, int] | None = None
+    settle_micros: int | None = None
+    release: bool = False
+    doubt: bool = False
+    generation_id: str = ""
+    images: int = 0
+    keep: bool = False  # accounting stays open: no expiry yet
+    close_accounting: bool = False  # of a job that has ended: its retention starts now
+
+    def encode(self, retain_ms: int) -> dict[str, Any]:
+        """Give the change in the script's shape. Raises IllegalTransition if the lifecycle lacks it."""
+        check(self.before, self.after)
+        moved = self.before is not self.after
+        ends = moved and self.after in TERMINAL
+        stamps = (*self.stamps, "finished_at") if ends else self.stamps
+        optional = {
+            "s": self.fields,
+            "x": self.detail,
+            "ts": stamps,
+            "u": self.clear,
+            "b": self.bump,
+            "o": self.leave,
+            "n": self._due() if self.due_in or self.due_at else None,
+            "q": int(self.queue),
+            "qr": int(self.unqueue),
+            "slot": self._slot(),
+            "intent": self.intent,
+            "m": self._money(),
+            "gen": self.generation_id,
+            "im": self.images,
+            "note": self.note,
+        }
+        out: dict[str, Any] = {name: value for name, value in optional.items() if value}
+        out["f"] = (self.before,)
+        if (ends and not self.keep) or self.close_accounting:
+            out["ttl"] = retain_ms
+        if moved:
+            out |= self._move(ends=ends)
+        return out
+
+    def _move(self, *, ends: bool) -> dict[str, Any]:
+        """Give what only a change of state has: the new one, its end, its event, and who parks or comes back."""
+        out: dict[str, Any] = {"t": self.after}
+        if ends:
+            out["fin"] = 1
+        if self.after in IMAGE_EVENTS:
+            out["ev"] = IMAGE_EVENTS[self.after]
+        if JobState.UNKNOWN in (self.before, self.after):
+            out["p"] = 1 if self.after is JobState.UNKNOWN else -1
+        return out
+
+    def _due(self) -> list[tuple[str, str, int]]:
+        return [(name, "in", ms) for name, ms in self.due_in] + [(name, "at", ms) for name, ms in self.due_at]
+
+    def _slot(self) -> tuple[str, int] | None:
+        return (self.free_slot, -1) if self.free_slot else self.keep_slot
+
+    def _money(self) -> tuple[str, int] | None:
+        if self.settle_micros is not None:
+            return ("settle", self.settle_micros)
+        if self.release:
+            return ("release", 0)
+        return ("doubt", 0) if self.doubt else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A guarded transition of one job. Exactly one of epoch and intent guards a worker's; an operator's has neither."""
+
+    job_id: str
+    changes: tuple[Change, ...]
+    epoch: int | None = None
+    intent_id: str | None = None
+    without_intent: bool = False
+    held: str = ""
+    lane_note: tuple[str | int, ...] = ()
+
+    def encode(self, retain_ms: int) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "k": "j",
+            "id": self.job_id,
+            "v": [change.encode(retain_ms) for change in self.changes],
+        }
+        if self.intent_id is not None:
+            out["i"] = self.intent_id
+        elif self.epoch is not None:
+            out["e"] = self.epoch
+        if self.without_intent:
+            out["ni"] = 1
+        if self.held:
+            out["h"] = self.held
+        if self.lane_note:
+            out["lane"] = list(self.lane_note)
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryTransition:
+    """A guarded transition of one delivery; `retry_in_ms` keeps it pending and due again."""
+
+    event_id: str
+    epoch: int
+    after: DeliveryState
+    retry_in_ms: int | None = None
+    counted: bool = True
+    status: str = ""
+
+    def encode(self, retain_ms: int) -> dict[str, Any]:
+        ended = self.after is not DeliveryState.PENDING
+        change: dict[str, Any] = {
+            "f": [DeliveryState.PENDING],
+            "s": {"last_status": self.status},
+            "ts": ["ended_at" if ended else "tried_at"],
+            "u": list(LEASE_FIELDS),
+        }
+        if self.counted:
+            change["b"] = {"attempts": 1}
+        if ended:
+            change |= {"t": self.after, "o": ["notify"], "ttl": retain_ms}
+        else:
+            change["n"] = [("notify", "in", self.retry_in_ms)]
+        return {"k": "d", "id": self.event_id, "e": self.epoch, "h": "notify", "v": [change]}
+
+
+AnyTransition = Transition | DeliveryTransition
+
+
+def context_json(limits: LimitSettings) -> bytes:
+    """What scripts need to know of names and times (batch.lua)."""
+    return to_json(
+        {
+            "delivery": DeliveryState.PENDING,
+            "backlog": JobState.QUEUED,
+            "failed": JobState.FAILED,
+            "completed": "batch.completed",
+            "stalled": "batch.stalled",
+            "retain_batch_ms": limits.retain_batches_s * 1000,
+            "stalled_ms": limits.batch_stalled_s * 1000,
+        }
+    )
+
+
+def transitions_json(transitions: Sequence[AnyTransition], retain_ms: int) -> bytes:
+    """Encode a run of transitions for one call."""
+    return to_json([transition.encode(retain_ms) for transition in transitions])

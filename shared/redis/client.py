@@ -1,0 +1,121 @@
+"""Connections to the state Redis: how they are made, and whether the server may be used at all."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.retry import Retry
+
+from shared.errors import ConfigurationError, StateUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shared.settings import RedisSettings, Settings
+
+
+def make_client(settings: RedisSettings) -> redis.Redis:
+    """Make a blocking client: bounded waits, a bounded pool that is waited for, no silent retries."""
+    pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
+    return redis.Redis.from_pool(pool)
+
+
+def make_async_client(settings: RedisSettings) -> redis.asyncio.Redis:
+    """Make an asyncio client with the same bounds."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.url, timeout=10, **_async_options(settings))
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _options(settings: RedisSettings) -> dict[str, Any]:
+    return {
+        "socket_timeout": settings.socket_timeout_s,
+        "socket_connect_timeout": settings.connect_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "max_connections": settings.max_connections,
+        "retry": Retry(
+            NoBackoff(), 1
+        ),  # one: a pooled connection may have died while idle; scripts are guarded
+    }
+
+
+def _async_options(settings: RedisSettings) -> dict[str, Any]:
+    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1)}
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn the client library's errors into StateUnavailable, each with what to do. Never shows a password."""
+    where = _address(url)
+    try:
+        yield
+    except (AuthenticationError, AuthorizationError, NoPermissionError):
+        raise StateUnavailable(
+            f"Redis at {where} refuses the credentials. Correct the password in DARKROOM_REDIS__URL."
+        ) from None
+    except OutOfMemoryError:
+        raise StateUnavailable(
+            f"Redis at {where} is full (maxmemory). Nothing was enqueued; free memory or raise maxmemory."
+        ) from None
+    except ReadOnlyError:
+        raise StateUnavailable(f"Redis at {where} is a read-only replica. Point at the primary.") from None
+    except BusyLoadingError:
+        raise StateUnavailable(f"Redis at {where} is loading its data. Try again shortly.") from None
+    except (redis.ConnectionError, redis.TimeoutError, OSError):
+        raise StateUnavailable(
+            f"no Redis at {where}. Start it (`darkroom dev` runs one), or set DARKROOM_REDIS__URL."
+        ) from None
+    except RedisError as error:
+        raise StateUnavailable(f"Redis at {where}: {error}") from None
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname or parts.path}:{parts.port or 6379}{parts.path if parts.hostname else ''}"
+
+
+def check_server(client: redis.Redis, settings: Settings) -> None:
+    """Raise unless the server may hold the truth: reachable, not evicting, durable as demanded.
+
+    Raises StateUnavailable (down, wrong password) or ConfigurationError (evicting policy, appendfsync).
+    """
+    with translated(settings.redis.url):
+        policy = _config(client, "maxmemory-policy")
+        fsync = _config(client, "appendfsync")
+        appendonly = _config(client, "appendonly")
+    where = _address(settings.redis.url)
+    if policy not in (None, "noeviction"):
+        raise ConfigurationError(
+            f"Redis at {where} evicts keys (maxmemory-policy {policy}), which loses jobs. "
+            "Run `redis-cli CONFIG SET maxmemory-policy noeviction` and put it into redis.conf."
+        )
+    if settings.redis.durability == "strict" and (fsync, appendonly) != ("always", "yes"):
+        raise ConfigurationError(
+            f"durability is strict, but Redis at {where} has appendonly {appendonly}, appendfsync {fsync}. "
+            "Set appendonly yes and appendfsync always, or durability = everysec."
+        )
+
+
+def _config(client: redis.Redis, name: str) -> str | None:
+    """Read one server setting; None where a managed server hides CONFIG."""
+    try:
+        found: dict[Any, Any] = client.config_get(name)
+    except NoPermissionError:
+        return None
+    except redis.ResponseError:
+        return None
+    return next((v.decode() if isinstance(v, bytes) else str(v) for v in found.values()), None)

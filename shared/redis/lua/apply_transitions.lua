@@ -1,0 +1,40 @@
+#!lua flags=allow-oom
+-- Applies transitions, each guarded by epoch or intent and by the states it expects, each with its own result.
+-- Atomic per transition: record, indexes, slot, money, batch, event and counts move together or not at all.
+-- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua), 4 transitions: JSON array of objects
+--   {k kind, id, e epoch?, i intent?, ni 1: only without intent, lane: [lane, verb, ...]?, h held index?, v: [variant]}
+--   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, ts timestamps?, o leave indexes?,
+--     n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]? (<0 frees),
+--     intent [lane, 1|0]?, m [verb, micros]?, gen generation id?, p park?, fin 1?, im images?, ev event?,
+--     ttl ms?, note?}
+-- Returns per transition: K applied variant K | 0 fenced | -1 missing | -2 orphan generation | -3 generation taken
+--!include keys
+--!include clock
+local CTX = cjson.decode(ARGV[3])
+--!include tally
+--!include queue
+--!include calendar
+--!include usage
+--!include money
+--!include delivery
+--!include batch_stop
+--!include batch
+--!include lane
+--!include guard
+--!include transition
+local results = {}
+for at, t in ipairs(cjson.decode(ARGV[4])) do
+  if t.lane then lane_note(unpack(t.lane)) end
+  local job = read_record(t.k, t.id)
+  local variant, refusal = choose(t, job)
+  if variant and variant.gen and not claim_generation(t.id, variant.gen) then variant, refusal = nil, -3 end
+  if variant then
+    results[at] = variant.nr
+    apply(t, job, variant)
+  else
+    results[at] = refusal
+  end
+end
+write_tally()
+batch_check_touched()
+return results

@@ -1,0 +1,47 @@
+-- Fragment: counts of a batch, and its one completion event.
+-- CTX: {delivery = initial delivery state, backlog = state that backlog caps count, failed = state that failure caps
+--   count, completed, stalled = event names, retain_batch_ms, stalled_ms}
+
+local function batch_event(tenant, name, event)
+  local id = "evt_" .. redis.sha1hex(tenant .. ":" .. name .. ":" .. event):sub(1, 26)
+  delivery_create(id, event, CTX.delivery, tenant, { "batch", name })
+end
+
+-- Fires completion once, when sealed and every job is terminal; arms the stall timer when only unknown jobs are left.
+local function batch_check(tenant, name)
+  local key, member = K.batch(tenant, name), tenant .. ":" .. name
+  local h = redis.call("HMGET", key, "sealed", "total", "done", "parked", "completed_at", "webhook",
+    "max_failed_ppm", "n:" .. CTX.failed)
+  local total, done, parked = tonumber(h[2] or "0"), tonumber(h[3] or "0"), tonumber(h[4] or "0")
+  if h[7] and tonumber(h[8] or "0") * 1000000 > tonumber(h[7]) * total then batch_stop(tenant, name, "max_failed") end
+  if h[1] ~= "1" or h[5] then return end
+  if done == total then
+    redis.call("HSET", key, "completed_at", NOW)
+    redis.call("ZREM", K.index("stalling"), member)
+    if h[6] then batch_event(tenant, name, CTX.completed) end
+    redis.call("PEXPIRE", key, CTX.retain_batch_ms)
+    redis.call("PEXPIRE", K.batch_jobs(tenant, name), CTX.retain_batch_ms)
+  elseif parked > 0 and done + parked == total then
+    redis.call("ZADD", K.index("stalling"), "NX", NOW + CTX.stalled_ms, member)
+  else
+    redis.call("ZREM", K.index("stalling"), member)
+  end
+end
+
+local touched = {} -- batches to check once the tally is written
+
+-- Moves one job of the batch between states. park: +1 into unknown, -1 out of it; done: 1 when it ends.
+local function batch_move(job, before, after, park, done, images)
+  if not job.batch then return end
+  local key = K.batch(job.tenant, job.batch)
+  count(key, "n:" .. before, -1)
+  count(key, "n:" .. after, 1)
+  count(key, "parked", park)
+  count(key, "done", done)
+  count(key, "images", images)
+  if done == 1 or park ~= 0 then touched[key] = { job.tenant, job.batch } end
+end
+
+local function batch_check_touched()
+  for _, batch in pairs(touched) do batch_check(batch[1], batch[2]) end
+end

@@ -1,0 +1,46 @@
+#!lua flags=allow-oom
+-- Takes up to k queued jobs of a lane's model for which permit, slot and POST place all allow: no job is taken and
+-- then made to wait. Also hands over jobs whose holder died in `submitting` (expired = 1), first.
+-- Atomic because permit, slot, hold, lease and state must change together.
+-- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, max_posts,
+--   max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields, caps?}
+-- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON}
+--!include keys
+--!include clock
+--!include permits
+--!include tally
+--!include queue
+--!include calendar
+--!include usage
+--!include money
+--!include batch_stop
+local A = cjson.decode(ARGV[3])
+local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
+--!include lane_gate
+--!include caps
+--!include submit_lease
+--!include queue_take
+take_expired()
+local want, reason = places()
+if want > 0 then
+  promote()
+  local permitted, wait = permits_free(lane_key, A.interval_us, A.burst, want)
+  local probing = reason == "probe"
+  if permitted == 0 then
+    reason = "permits"
+    soonest(wait)
+  else
+    local taken, capped = take_fresh(permitted)
+    if capped then reason = "cap" end
+    if taken > 0 then
+      wait = permits_take(lane_key, A.interval_us, A.burst, taken)
+      if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
+    end
+    if redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end
+  end
+  first_due(K.index("later:" .. A.model))
+  first_due(parked_index(A.model))
+end
+first_due(held)
+write_tally()
+return { next_in, NOW, reason, unpack(out) }

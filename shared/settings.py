@@ -1,0 +1,381 @@
+"""All settings: one annotated table. Every key has its unit in its name, a default, and the reason for it.
+
+Sources, strongest first: constructor arguments; environment (`DARKROOM_REDIS__URL=...`, nesting by `__`);
+`darkroom.toml` in the working directory (or the file named by `DARKROOM_CONFIG`); the stack that `darkroom dev`
+runs for this user, if any; the defaults here. Secrets are given by reference (the name of an environment
+variable, or a file): this table never holds one.
+"""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from shared.errors import ConfigurationError
+from shared.settings_layers import dev_stack, from_environment, from_file, overlaid
+
+DAY_S = 86_400
+Micros = Annotated[int, Field(ge=0, description="millionths of the account's currency unit")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SecretReference(_Section):
+    """Where a secret is: an environment variable or a file. Exactly one; read at use, never stored."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("name either env (an environment variable) or file, not both")
+        return self
+
+    def read(self, purpose: str) -> SecretStr:
+        """Give the secret, or raise ConfigurationError that says where it was looked for."""
+        if self.env is not None:
+            value = os.environ.get(self.env, "")
+            where = f"environment variable {self.env}"
+        else:
+            assert self.file is not None
+            where = f"file {self.file}"
+            try:
+                value = self.file.read_text().strip()
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{purpose}: cannot read {where} ({error.strerror}). Create it."
+                ) from None
+        if not value:
+            raise ConfigurationError(f"{purpose}: {where} is empty. Put the secret there.")
+        return SecretStr(value)
+
+
+class RedisSettings(_Section):
+    """The state Redis: the only truth. AOF on, `maxmemory-policy noeviction`."""
+
+    url: str = Field("redis://127.0.0.1:6379/0", description="state server and database")
+    namespace: str = Field("darkroom", pattern=r"^[a-z0-9_-]{1,32}$", description="hash tag of every key")
+    durability: Literal["everysec", "strict"] = Field(
+        "everysec",
+        description="`strict` demands appendfsync always; everysec may lose about 1 s on power loss",
+    )
+    socket_timeout_s: float = Field(10, gt=0, description="a half-open connection must not hang a producer")
+    connect_timeout_s: float = Field(5, gt=0, description="a blackholed address fails after this")
+    max_connections: int = Field(64, ge=1, description="per process; callers wait for one, none fails")
+
+
+class BrokerSettings(_Section):
+    """Celery's broker: carries disposable hints only and may be lost at any time."""
+
+    url: str = Field("redis://127.0.0.1:6379/1", description="standalone or Sentinel")
+    sentinel_master: str | None = Field(None, description="name of the master, for a sentinel:// URL")
+
+
+class AccountSettings(_Section):
+    """One account at a provider. With each of its models it forms a lane: (account, model)."""
+
+    provider: Literal["gateway"] = Field("gateway", description="which API it speaks")
+    base_url: AnyHttpUrl = Field(
+        AnyHttpUrl("https://gccai.heqingsong.uk/v1"), description="with or without a trailing /v1"
+    )
+    api_key: SecretReference = Field(
+        SecretReference(env="DARKROOM_API_KEY"), description="bearer key of the account"
+    )
+    models: tuple[str, ...] = Field(
+        ("wan2.7-image", "wan2.7-image-pro"), description="each is a lane of its own: quota, health, price"
+    )
+    currency: str = Field("CNY", pattern=r"^[A-Z]{3}$", description="the vendor's price is in yuan")
+    price_micros: dict[str, Micros] = Field(
+        default_factory=lambda: {"wan2.7-image": 200_000, "wan2.7-image-pro": 500_000},
+        description="per delivered image [vendor page: ¥0.20 and ¥0.50]; a model without a price is refused",
+    )
+    submit_per_s: float = Field(5, ge=0, description="permits per second over all workers; 0 = unlimited")
+    submit_burst: int = Field(1, ge=1, description="permits that may be used at one instant")
+    max_outstanding_posts: int = Field(32, ge=1, description="bounds the unknowns of one outage")
+    max_in_flight: int = Field(200, ge=1, description="generations running at the provider at once")
+    poll_per_s: float = Field(
+        20, ge=0, description="status queries per second over all workers; 0 = unlimited"
+    )
+    poll_burst: int = Field(20, ge=1, description="status queries that may go at one instant")
+    result_hosts: tuple[str, ...] = Field(
+        (), description="if set, result URLs must be on these hosts (exact, or a suffix with a leading dot)"
+    )
+
+
+class StorageSettings(_Section):
+    """Where results are kept after the provider's URLs die. `url = "off"` pushes the provider's URLs instead."""
+
+    url: str = Field(
+        "file://darkroom-artifacts", description="s3://bucket/prefix, file://path, memory:// or off"
+    )
+    endpoint: str | None = Field(None, description="S3-compatible server, if not AWS")
+    region: str = Field("us-east-1", description="signed into every S3 request")
+    access_key_id: SecretReference | None = Field(
+        None, description="S3 access key; without it the SDK's usual places are asked"
+    )
+    secret_access_key: SecretReference | None = Field(None, description="S3 secret key")
+    session_token: SecretReference | None = Field(
+        None,
+        description="S3 session token, beside keys that are temporary; all three are read anew every minute",
+    )
+    virtual_hosted: bool = Field(
+        False, description="BUCKET.host instead of host/BUCKET; some S3 services know nothing else"
+    )
+    allow_http: bool = Field(False, description="for an S3 server on a private network")
+    links: Literal["keys", "presigned", "public"] = Field(
+        "keys", description="what webhooks carry beside keys"
+    )
+    public_base_url: str | None = Field(None, description="for links = public")
+    presign_ttl_s: int = Field(
+        3600, ge=1, le=7 * DAY_S, description="life of presigned links; S3 allows seven days at most"
+    )
+    max_image_bytes: int = Field(64 * 1024 * 1024, ge=1, description="a 4K PNG is 20-40 MB")
+    temp_dir: Path | None = Field(None, description="downloads in progress; the system's default if unset")
+    fsync: bool = Field(
+        True, description="file://: a put returns when the disk has it; off saves 0.1-0.5 ms of CPU per image"
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.url != "off"
+
+
+class EndpointSettings(_Section):
+    """A named webhook endpoint with a secret of its own."""
+
+    url: AnyHttpUrl = Field(description="where its events are sent")
+    secret: SecretReference = Field(description="signs its events (whsec_...)")
+
+
+class WebhookSettings(_Section):
+    """Delivery of events by Standard Webhooks 1.0.0."""
+
+    secret: SecretReference | None = Field(None, description="signs deliveries to URLs given on jobs")
+    endpoints: dict[str, EndpointSettings] = Field(
+        default_factory=dict, description="`webhook=NAME` on a job"
+    )
+    allow_private: bool = Field(False, description="let webhooks reach private addresses; for development")
+    allow_http: bool = Field(False, description="let webhooks and result URLs use http")
+    timeout_s: float = Field(15, gt=0, le=60, description="total time of one try")
+    schedule_s: tuple[float, ...] = Field(
+        (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, DAY_S),
+        description="delay before each try; after the last the delivery is exhausted [Standard Webhooks]",
+    )
+
+
+class PollSettings(_Section):
+    """When to ask the provider again. Jitter is ±20 %."""
+
+    first_s: float = Field(5, gt=0, description="before the first poll: nothing is finished sooner")
+    fast_s: float = Field(3, gt=0, description="until fast_until_s after the submit")
+    fast_until_s: float = Field(30, gt=0, description="most generations have ended by then")
+    slow_s: float = Field(5, gt=0, description="until slow_until_s after the submit")
+    slow_until_s: float = Field(120, gt=0, description="what runs longer is asked every max_s")
+    max_s: float = Field(10, gt=0, description="from slow_until_s to the deadline")
+    deadline_s: float = Field(600, gt=0, description="past it the job is polled every late_every_s")
+    sequential_deadline_s: float = Field(900, gt=0, description="deadline for sequential n > 4")
+    late_every_s: float = Field(
+        300, gt=0, description="past the deadline: it costs little to ask, and the bill wants an answer"
+    )
+    give_up_s: float = Field(DAY_S, gt=0, description="then failed(lost), settled at price x n, flagged")
+    missing_grace_s: float = Field(60, ge=0, description="a task may be unknown right after its submit")
+
+
+class RetrySettings(_Section):
+    """Exponential backoff, capped, with full jitter."""
+
+    base_s: float = Field(1, gt=0, description="upper bound of the first wait; doubles with each attempt")
+    cap_s: float = Field(60, gt=0, description="no wait is longer")
+    submit_attempts: int = Field(
+        8, ge=1, description="not-executed answers before failed(provider_unavailable)"
+    )
+    retry_after_cap_s: float = Field(300, gt=0, description="a provider's Retry-After is clamped to this")
+
+
+class WorkerSettings(_Section):
+    """How one worker process works."""
+
+    lease_s: float = Field(12, gt=0, description="a dead worker's jobs are free after this")
+    renew_s: float = Field(4, gt=0, description="a third of the lease: two renewals may fail")
+    claim_size: int = Field(
+        100, ge=1, le=1000, description="jobs per claim; more would block the server for longer"
+    )
+    drain_s: float = Field(5, gt=0, description="a stage task ends after this even if more is due")
+    tick_s: float = Field(1, gt=0, description="the pacemaker's safety net")
+    poll_concurrency: int = Field(100, ge=1, description="polls in flight per process")
+    store_concurrency: int = Field(64, ge=1, description="jobs being copied per process")
+    notify_concurrency: int = Field(64, ge=1, description="webhooks in flight per process")
+    submit_timeout_s: float = Field(60, gt=0, description="total time of a POST; longer is safer")
+    poll_timeout_s: float = Field(15, gt=0, description="total time of a poll")
+    download_timeout_s: float = Field(120, gt=0, description="total time of one image; a 4K PNG is 20-40 MB")
+    shutdown_s: float = Field(10, gt=0, description="what is not a POST gets this long after SIGTERM")
+    generation_max_s: float = Field(
+        600, gt=0, description="unknown and lost jobs keep their slot for this long"
+    )
+    resubmit_after_s: float = Field(60, ge=0, description="beyond the POST's timeout, before any resubmit")
+    input_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="decoded data URIs of one job, re-inlined at submit"
+    )
+    submit_http: Literal["pyreqwest", "httpx"] = Field("pyreqwest", description="both pass the contract test")
+    breaker_ambiguous: int = Field(5, ge=1, description="ambiguous results in a row that open the breaker")
+    breaker_probe_s: float = Field(5, gt=0, description="an open breaker lets one POST through this often")
+
+
+class LimitSettings(_Section):
+    """Caps and retention."""
+
+    backlog: int = Field(2_000_000, ge=1, description="queued jobs in all")
+    backlog_per_tenant: int = Field(1_000_000, ge=1, description="so that one tenant cannot fill the backlog")
+    retain_jobs_s: int = Field(7 * DAY_S, ge=1, description="records and idempotency keys, after the end")
+    retain_batches_s: int = Field(30 * DAY_S, ge=1, description="batches, after their completion")
+    batch_idle_seal_s: int = Field(3600, ge=1, description="an open batch seals itself after this")
+    batch_stalled_s: int = Field(900, ge=1, description="only unknown jobs left for this long: batch.stalled")
+
+
+class CapSettings(_Section):
+    """One cap: what a scope has spent and holds stays at or under `limit`, at every instant. Periods are UTC's."""
+
+    scope: str = Field(
+        pattern=r"^(tenant:(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})|account:[^/|]{1,64})$",
+        description="tenant:NAME, tenant:* (each that has no cap of its own in that window), or account:NAME",
+    )
+    limit: Decimal = Field(
+        gt=Decimal(0), decimal_places=6, description="an amount of the currency, such as 100.00"
+    )
+    currency: str = Field("CNY", pattern=r"^[A-Z]{3}$", description="that of the prices it limits")
+    window: Literal["day", "month", "total"] = Field("total", description="begins anew each day or month")
+    over_cap: Literal["wait", "reject"] = Field(
+        "wait", description="reject counts queued jobs, too, and refuses new ones; for tenants only"
+    )
+
+    @property
+    def limit_micros(self) -> int:
+        return int(self.limit * 1_000_000)
+
+    @model_validator(mode="after")
+    def _rejecting_is_for_tenants(self) -> Self:
+        if self.over_cap == "reject" and self.scope.startswith("account:"):
+            raise ValueError(
+                "over_cap = reject is for tenants: which account takes a job is not known before"
+            )
+        return self
+
+
+class FlowerSettings(_Section):
+    """What Flower is told."""
+
+    events: bool = Field(True, description="job events; off costs nothing")
+    max_per_s: int = Field(2000, ge=1, description="more are dropped and counted")
+    url: str | None = Field(None, description="where this stack's Flower answers; shown by status commands")
+    basic_auth: SecretReference = Field(
+        SecretReference(env="DARKROOM_FLOWER_AUTH"),
+        description="login for `darkroom flower`: `user:password`, several parted by commas",
+    )
+    insecure: bool = Field(
+        False, description="let Flower start without a login, on a loopback address only: it can cancel jobs"
+    )
+    address: str = Field("127.0.0.1", description="where `darkroom flower` listens")
+    port: int = Field(5555, ge=1, le=65_535, description="where `darkroom flower` listens")
+    url_prefix: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._~/-]+$", description="path below which a proxy shows Flower"
+    )
+    max_tasks: int = Field(
+        50_000, ge=1, description="rows that Flower keeps: about 5.5 KB of memory each, the oldest go first"
+    )
+    purge_offline_s: int = Field(3600, ge=1, description="a worker that is gone leaves the list after this")
+    history: Literal["off"] | Path | None = Field(
+        None,
+        description="file that keeps Flower's list over restarts, or off; unset: in this user's state directory",
+    )
+    history_save_s: float = Field(
+        300, gt=0, description="Flower answers nobody while it saves, about 1 s for 20,000 rows"
+    )
+
+
+class DoorSettings(_Section):
+    """The door for Celery-native producers: `send_task("generate_image")`. See docs/celery-door.md."""
+
+    enabled: bool = Field(
+        False, description="a message carries the request, and may be lost until the record exists"
+    )
+
+
+class LogSettings(_Section):
+    """What workers write to stderr, one line per event. Never a prompt, a URL's query or a secret."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        description="INFO: jobs that fail or are unknown, and the worker's life; DEBUG: each attempt. --loglevel wins",
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal, json elsewhere"
+    )
+
+
+class Settings(_Section):
+    """All of it."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**overlaid(given, self.from_outside()))
+
+    tenant: str = Field("default", description="tenant of jobs that name none")
+    redis: RedisSettings = RedisSettings()
+    broker: BrokerSettings = BrokerSettings()
+    accounts: dict[str, AccountSettings] = Field(default_factory=lambda: {"default": AccountSettings()})
+    storage: StorageSettings = StorageSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    poll: PollSettings = PollSettings()
+    retry: RetrySettings = RetrySettings()
+    worker: WorkerSettings = WorkerSettings()
+    limits: LimitSettings = LimitSettings()
+    caps: tuple[CapSettings, ...] = Field((), description="of spending; see docs/money.md")
+    flower: FlowerSettings = FlowerSettings()
+    door: DoorSettings = DoorSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _caps_limit_a_price(self) -> Self:
+        currencies = {name: account.currency for name, account in self.accounts.items()}
+        for cap in self.caps:
+            kind, _, name = cap.scope.partition(":")
+            of = {currencies[name]} if kind == "account" and name in currencies else set(currencies.values())
+            if kind == "account" and name not in currencies:
+                raise ValueError(f"caps: there is no account {name}")
+            if cap.currency not in of:
+                raise ValueError(
+                    f"caps: {cap.scope} is in {cap.currency}, and no price is; it would limit nothing"
+                )
+        return self
+
+    @cached_property
+    def models(self) -> frozenset[str]:
+        """Every model that some account serves."""
+        return frozenset(model for account in self.accounts.values() for model in account.models)
+
+    @classmethod
+    def from_outside(cls) -> dict[str, Any]:
+        """Give what environment, file and a running `darkroom dev` say."""
+        return overlaid(from_environment(cls.model_fields), overlaid(from_file(), dev_stack()))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings, or raise ConfigurationError naming the key, the rule and where it may be set."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        variable = "DARKROOM_" + "__".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(
+            f"setting {key}: {first['msg']}. Correct {variable} or darkroom.toml."
+        ) from None

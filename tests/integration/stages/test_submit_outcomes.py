@@ -1,0 +1,198 @@
+"""The table of design.md: what each answer to the POST makes of job, money, slot and lane."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from shared.jobs.commands import plan_cancel
+from shared.jobs.store import JobStore
+from tests.integration.stages.conftest import LANE, Answer, accepted, json_answer, raising
+from workers.http import HttpxClient
+
+if TYPE_CHECKING:
+    from tests.integration.stages.conftest import Works
+    from workers.http import HttpFailure, HttpRequest, HttpResponse
+
+pytestmark = pytest.mark.anyio
+
+
+def error(status: int, code: Any, message: str = "m", **headers: str) -> Answer:
+    return json_answer(status, {"error": {"code": code, "message": message, "type": "t"}}, **headers)
+
+
+CASES: list[tuple[str, Answer, dict[str, Any]]] = [
+    ("accepted", accepted(), {"state": "generating", "hold": 200_000, "slots": 1}),
+    ("429", error(429, 429), {"state": "queued", "attempts": 0, "lane": "closed_until"}),
+    ("429 billing", error(429, "PrepaidBillOverdue"), {"state": "queued", "lane": "blocked"}),
+    ("401", error(401, 401), {"state": "queued", "lane": "blocked"}),
+    ("402", error(402, 402), {"state": "queued", "lane": "blocked"}),
+    ("403", error(403, 403), {"state": "queued", "lane": "blocked"}),
+    ("get_channel_failed", error(503, "get_channel_failed"), {"state": "queued", "attempts": 1}),
+    ("400", error(400, 400), {"state": "failed"}),
+    ("413", error(413, 413), {"state": "failed"}),
+    ("422", error(422, 422), {"state": "failed"}),
+    ("build_request_failed", error(500, "build_request_failed", "invalid size"), {"state": "failed"}),
+    ("bare 503", error(503, 503), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("500", error(500, 500, "oops"), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("502 html", lambda _: httpx.Response(502, html="<h1>bad gateway</h1>"), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("2xx without id", json_answer(200, {"code": "success", "data": []}), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("garbage", lambda _: httpx.Response(200, content=b"\xff\x00"), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("read timeout", raising(httpx.ReadTimeout("t")), {"state": "unknown", "hold": 200_000, "slots": 1}),
+    ("connect error of a foreign transport", raising(httpx.ConnectError("c")), {"state": "unknown", "hold": 200_000, "slots": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+async def test_outcome(works: Works, answer: Answer, expected: dict[str, Any]) -> None:
+    """One POST; then state, hold, slot, attempts and lane are what the table says."""
+    job_id = works.enqueue()
+    await works.submit(answer)
+    job = works.job(job_id)
+    assert len(works.requests) == 1
+    assert job.state == expected["state"]
+    assert job.hold_micros == expected.get("hold", 0)
+    assert works.slots() == expected.get("slots", 0)
+    assert job.attempts == expected.get("attempts", 0)
+    record = works.lane_record()
+    for field in ("closed_until", "blocked"):
+        assert (field in record) == (expected.get("lane") == field)
+
+
+async def test_unknown_is_never_sent_again(works: Works) -> None:
+    """After an ambiguous answer nothing but an operator or a late id moves the job: no second POST."""
+    job_id = works.enqueue()
+    await works.submit(raising(httpx.ReadTimeout("t")))
+    for _ in range(3):
+        await works.submit(accepted())
+    assert len(works.requests) == 1
+    assert works.job(job_id).unknown_cause
+
+
+class Unbuildable:
+    """A client that is asked for what no client takes."""
+
+    def __init__(self) -> None:
+        self._client = HttpxClient()
+
+    async def send(self, request: HttpRequest) -> HttpResponse | HttpFailure:
+        return await self._client.send(replace(request, url="no-url"))
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+async def test_what_cannot_be_sent_fails_at_once(works: Works) -> None:
+    """A request that our own client does not take will not get better: failed, free, and no word on the lane."""
+    job_id = works.enqueue()
+    works.state.client.hset(works.state.keys.lane(LANE), "ambiguous", 1)
+    works.submit_stage._client = client = Unbuildable()
+    await works.submit(accepted())
+    await client.aclose()
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros, job.cost_micros) == (
+        "failed",
+        "refused:unsendable",
+        0,
+        0,
+    )
+    assert job.error_message
+    assert (works.requests, works.slots()) == ([], 0)
+    assert works.lane_record()["ambiguous"] == "1"
+    assert works.told.events[-1] == ("failed", job_id)
+    assert works.armed[-1] == ("notify", "", 0)
+
+
+async def test_retry_after_closes_the_lane_and_is_clamped(works: Works) -> None:
+    """An absurd Retry-After is cut to the configured cap."""
+    works.enqueue()
+    await works.submit(error(429, 429, **{"Retry-After": "999999999"}))
+    seconds, micros = works.state.client.time()
+    left_ms = int(works.lane_record()["closed_until"]) - (seconds * 1000 + micros // 1000)
+    assert 290_000 < left_ms <= 300_000
+
+
+async def test_not_executed_is_bounded(works: Works) -> None:
+    """A provider that never has capacity is asked submit_attempts times, then the job fails, free."""
+    job_id = works.enqueue()
+    for _ in range(works.settings.retry.submit_attempts):
+        for key in works.state.client.scan_iter(works.state.keys.index("later:*")):
+            members: Any = works.state.client.zrange(key, 0, -1)
+            works.state.client.zadd(key, dict.fromkeys(members, 0))
+        await works.submit(error(503, "get_channel_failed"))
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "provider_unavailable", 0)
+    assert len(works.requests) == works.settings.retry.submit_attempts
+
+
+async def test_cancelled_during_the_post_is_still_attached(works: Works) -> None:
+    """The owner cancels while the POST is in flight: cancelled at once, but the accepted id is kept and polled."""
+    job_id = works.enqueue()
+
+    def cancel_then_accept(request: httpx.Request) -> httpx.Response:
+        store = JobStore(works.state.client, works.state.keys, works.settings.limits)
+        store.change(job_id, plan_cancel)
+        return accepted()(request)
+
+    await works.submit(cancel_then_accept)
+    job = works.job(job_id)
+    assert (job.state, job.generation_id, job.accounting_open) == ("cancelled", "task_1", True)
+    done = {"id": "task_1", "status": "completed", "result": {"images": [{"url": ["https://r.test/a.png"]}]}}
+    await works.poll(json_answer(200, {"code": 200, "data": done}))
+    job = works.job(job_id)
+    assert (job.state, job.cost_micros, job.hold_micros, job.accounting_open) == (
+        "cancelled",
+        200_000,
+        0,
+        False,
+    )
+    assert works.slots() == 0
+
+
+async def test_cancelled_during_a_refused_post_is_free(works: Works) -> None:
+    """The same, but the provider refuses: the accounting closes at nothing."""
+    job_id = works.enqueue()
+
+    def cancel_then_refuse(request: httpx.Request) -> httpx.Response:
+        store = JobStore(works.state.client, works.state.keys, works.settings.limits)
+        store.change(job_id, plan_cancel)
+        return error(400, 400)(request)
+
+    await works.submit(cancel_then_refuse)
+    job = works.job(job_id)
+    assert (job.state, job.cost_micros, job.hold_micros, job.accounting_open) == ("cancelled", 0, 0, False)
+    assert works.slots() == 0
+
+
+async def test_policy_fail_fails_but_keeps_the_hold(works: Works) -> None:
+    """on_unknown = fail: failed for the owner, while the money waits for the truth."""
+    job_id = works.enqueue(on_unknown="fail")
+    await works.submit(raising(httpx.ReadTimeout("t")))
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", 200_000)
+
+
+async def test_policy_resubmit_once_is_armed_after_the_wait(works: Works) -> None:
+    """on_unknown = resubmit_once: due for the sweep when the first POST cannot be in flight any more."""
+    job_id = works.enqueue(on_unknown="resubmit_once")
+    await works.submit(raising(httpx.ReadTimeout("t")))
+    due = works.state.client.zscore(works.state.keys.index("resubmit"), job_id)
+    job = works.job(job_id)
+    assert due is not None
+    assert job.intent_at is not None
+    wait_ms = 1000 * (works.settings.worker.submit_timeout_s + works.settings.worker.resubmit_after_s)
+    assert due >= job.intent_at + wait_ms
+
+
+async def test_the_key_is_sent_and_nowhere_else(works: Works) -> None:
+    """The POST carries the account's key; no key of Redis does."""
+    works.enqueue()
+    await works.submit(accepted())
+    assert works.requests[0].headers["authorization"] == "Bearer canary-key"
+    for key in works.state.client.scan_iter("*"):
+        assert b"canary-key" not in (works.state.client.dump(key) or b"")

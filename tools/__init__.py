@@ -1,0 +1,1 @@
+"""The project's own tools: linters and generators of pages. No part of the wheel."""

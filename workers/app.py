@@ -1,0 +1,321 @@
+"""The worker: `celery -A workers.app worker -P threads`, or plainly `celery -A workers.app worker`.
+
+The app is made when `app` is first asked for. Settings that are wrong, a state Redis that is missing or unfit, or
+another pool end the process with exit code 2 and one line on stderr that says what to do.
+
+A worker starts by checking the state server; then start the events, the runtime and the pacemaker; then Celery's
+consumer, which may wait for its broker for as long as it likes. At SIGTERM claims stop in the signal handler, and
+a thread of our own drains: the runtime waits for its POSTs in flight, and a little for everything else. Meanwhile
+Celery stops its consumer; should a silent broker hold that up, the process ends without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+import structlog
+from celery import bootsteps, signals
+from celery.concurrency.thread import TaskPool
+
+from shared.broker import HintPublisher, make_app
+from shared.errors import DarkroomError
+from shared.redis.client import check_server, make_client
+from shared.redis.keys import Keys
+from shared.redis.looks import look
+from shared.settings import load_settings
+from workers import celeryconfig, tasks
+from workers.control import install as install_control
+from workers.door import Door
+from workers.event_loop import EventLoop
+from workers.flower import job_events
+from workers.pacemaker import HINT_TTL_MS, Pacemaker
+from workers.tasks import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from shared.settings import Settings
+    from workers.flower import Events
+    from workers.tasks import Runtime
+
+log = structlog.get_logger(__name__)
+
+EXIT_REFUSED: Final = 2
+LAST_RESORT_S: Final = 3.0  # beyond every bound of a drain, and within compose's stop_grace_period of 75 s
+LINGER_S: Final = 5.0  # for Celery to end by itself once all is drained
+# Their INFO lines tell of every hint or request.
+_QUIET: Final = ("celery.worker.strategy", "celery.app.trace", "httpx")
+
+
+class StartRuntime(Protocol):
+    """Makes and starts the runtime of a process on its running event loop.
+
+    `arm(stage, lane, in_ms)` has the pacemaker look there; it and `events` may be used from any thread, at once.
+    """
+
+    def __call__(
+        self,
+        settings: Settings,
+        worker: str,
+        loop: EventLoop,
+        events: Events,
+        arm: Callable[[str, str, int], None],
+        /,
+    ) -> Runtime: ...
+
+
+def start_runtime(
+    settings: Settings, worker: str, loop: EventLoop, events: Events, arm: Callable[[str, str, int], None], /
+) -> Runtime:
+    """Start the real one. Imported by workers only: `celery inspect` and Flower load this module too."""
+    from workers import bootstrap  # noqa: PLC0415
+
+    bootstrap.check_store(settings)
+    return bootstrap.Runtime(settings, worker, loop, events, arm)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the worker processes of an app are to be."""
+
+    settings: Settings
+    start: StartRuntime
+
+
+def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery:
+    """Make the app of a worker. Raises ConfigurationError."""
+    app, plan = make_app(settings), Plan(settings, start)
+    app.conf.update({key: value for key, value in vars(celeryconfig).items() if _is_setting(key)})
+    tasks.register(app)
+    if settings.door.enabled:
+        tasks.open_door(app)
+    install_control()
+    app.steps["worker"].add(_step(plan))
+
+    def check(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            _check_worker(sender, settings)
+
+    signals.worker_init.connect(check, weak=False)
+    signals.setup_logging.connect(_setup_logging, weak=False, dispatch_uid="darkroom-logging")
+    return app
+
+
+def _is_setting(name: str) -> bool:
+    return not name.startswith("_") and name != "annotations"
+
+
+def __getattr__(name: str) -> Celery:
+    """Make `app` when it is first asked for."""
+    if name != "app":
+        raise AttributeError(name)
+    return _process_app()
+
+
+@cache
+def _process_app() -> Celery:
+    try:
+        return build_app(load_settings())
+    except DarkroomError as error:
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End the process: one line, exit code 2."""
+    sys.stderr.write(f"darkroom worker: {error}\n")
+    raise SystemExit(EXIT_REFUSED)
+
+
+def _check_worker(worker: Any, settings: Settings) -> None:
+    """Refuse to start what could not serve; leave out what only costs (both have no setting)."""
+    if worker.pool_cls not in (TaskPool, "threads"):
+        refuse(DarkroomError("only the threads pool serves; leave out -P, or use -P threads."))
+    worker.options.update(without_gossip=True, without_mingle=True)
+    client = make_client(settings.redis)
+    try:
+        check_server(client, settings)
+    except DarkroomError as error:
+        refuse(error)
+    finally:
+        client.close()
+
+
+class Process:
+    """What serves in this process beside Celery: events, event loop, runtime, pacemaker."""
+
+    def __init__(
+        self, plan: Plan, app: Celery, hostname: str, *, end: Callable[[int], object] = os._exit
+    ) -> None:
+        self._plan, self._name = plan, f"{hostname}:{os.getpid()}"
+        settings = plan.settings
+        self._open = ExitStack()
+        self.loop = EventLoop()
+        self.events = job_events(app, settings.flower, hostname)
+        self.hints = HintPublisher(app, on_failed=self._spawn)
+        self._state = make_client(settings.redis)
+        look_at = partial(
+            look,
+            self._state,
+            Keys.of(settings.redis.namespace),
+            worker=self._name,
+            alive_ms=int(settings.worker.lease_s * 1000),
+            hint_ttl_ms=HINT_TTL_MS,
+            k=settings.worker.claim_size,
+        )
+        self.pacemaker = Pacemaker(look_at, self.hints.hint, tick_s=settings.worker.tick_s)
+        self.runtime: Runtime | None = None
+        self._asked: SimpleQueue[int] = SimpleQueue()  # its put() may interrupt itself, so signals may use it
+        self._stopping, self._closed = False, threading.Event()
+        self._end = end
+
+    def start(self) -> None:
+        """Start all, each after what it uses. Raises what the runtime's start raises."""
+        threading.Thread(target=self._close_when_asked, name="darkroom-closer", daemon=True).start()
+        closing = self._open.callback
+        closing(self._state.close)
+        self.events.start()
+        closing(self.events.close)
+        closing(self.hints.close, timeout_s=0)
+        self.loop.start()
+        closing(self.loop.stop, self._plan.settings.worker.shutdown_s)
+        self.runtime = serving.runtime = self._plan.start(
+            self._plan.settings, self._name, self.loop, self.events, self.pacemaker.arm
+        )
+        closing(setattr, serving, "runtime", None)
+        closing(self.runtime.close)
+        if self._plan.settings.door.enabled:
+            serving.door = Door(self._plan.settings, self.pacemaker.arm)
+            closing(serving.door.close)
+            closing(setattr, serving, "door", None)
+        self.pacemaker.start(self.runtime)
+        closing(self.pacemaker.stop)
+        signals.worker_shutting_down.connect(self.stop_claims, weak=False)
+        closing(signals.worker_shutting_down.disconnect, self.stop_claims)
+
+    def stop_claims(self, **_: Any) -> None:
+        """Take no new work and have the rest drained. Runs in the signal handler of SIGTERM: no locks, no I/O."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.pacemaker.halt()
+        if self.runtime is not None:
+            self.runtime.stop_claims()
+        self._asked.put(0)
+
+    def stop(self, code: int = 0) -> None:
+        """Drain within bounds and close everything in reverse order; returns when that is done.
+
+        `code` is the exit code should Celery then not end by itself.
+        """
+        self._asked.put(code)
+        self.stop_claims()
+        self._closed.wait()
+
+    def _close_when_asked(self) -> None:
+        """Close on a thread that does not depend on Celery.
+
+        Its consumer stops before any bootstep does, and hangs there for as long as a silent broker does.
+        """
+        code = self._asked.get()
+        worker = self._plan.settings.worker
+        last_resort = threading.Timer(
+            worker.submit_timeout_s + worker.shutdown_s + LAST_RESORT_S,
+            self._give_up,
+            ("shutdown_overdue", 1),
+        )
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            self._open.close()
+        except Exception:  # Celery must end all the same
+            log.exception("shutdown_fault")
+        finally:
+            last_resort.cancel()
+            self._closed.set()
+        time.sleep(LINGER_S)
+        self._give_up("consumer_cut_off", code)
+
+    def _give_up(self, event: str, code: int) -> None:
+        """End the process. What is still leased ends by itself, as after a kill."""
+        log.warning(event)
+        self._end(code)
+
+    def _spawn(self, stage: str, lane: str) -> None:
+        if self.runtime is not None:
+            self.runtime.spawn_stage(stage, lane)
+
+
+def _step(plan: Plan) -> type[bootsteps.StartStopStep]:
+    """Make the bootstep. Celery makes its instances, so the plan travels in the class."""
+
+    class ServingStep(bootsteps.StartStopStep):
+        """Serves between the pool, which it needs, and the consumer, which Celery starts last and stops first."""
+
+        requires = ("celery.worker.components:Pool",)
+        process: Process
+
+        def start(self, parent: Any) -> None:
+            self.process = Process(plan, parent.app, parent.hostname)
+            try:
+                self.process.start()
+            except DarkroomError as error:
+                self.process.stop(EXIT_REFUSED)
+                refuse(error)
+
+        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+            self.process.stop()
+
+        def terminate(self, parent: Any) -> None:
+            self.stop(parent)
+
+    return ServingStep
+
+
+def _setup_logging(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
+    """Log JSON, one object a line, to stderr or `--logfile`. Celery then leaves logging alone."""
+    stamp: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # a plain traceback: one with locals would show prompts
+    ]
+    level = logging.getLevelName(loglevel) if isinstance(loglevel, str) else loglevel or logging.INFO
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(
+            level
+        ),  # what is not logged costs next to nothing
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *stamp,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=stamp,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(loglevel or logging.INFO)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,187 @@
+"""Claiming due work: typed calls of `claim_submit.lua` and `claim_due.lua`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import to_json
+
+from shared.jobs.lifecycle import JobState
+from shared.redis.scripts import run_async
+from workers.lanes import Lane, interval_us
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from shared.redis.keys import Keys
+    from shared.settings import WorkerSettings
+
+SUBMIT_FIELDS: Final = (
+    "epoch", "state", "tenant", "n", "attempts", "requeues", "resubmits", "suspect", "deaths", "intent_id",
+    "on_unknown", "sequential", "model",
+)  # fmt: skip
+JOB_FIELDS: Final = (
+    "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "generation_id", "submitted_at",
+    "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency", "empty_polls",
+)  # fmt: skip
+DELIVERY_FIELDS: Final = (
+    "epoch",
+    "state",
+    "event",
+    "tenant",
+    "job",
+    "batch",
+    "attempts",
+    "created_at",
+    "deaths",
+)
+STUCK_INTENT_MS: Final = 10_000  # five intents older than this open the breaker
+POISON_DEATHS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One claimed job or delivery: this process may work on it while it holds the lease under this epoch."""
+
+    id: str
+    index: str
+    kind: str
+    epoch: int
+    fields: dict[str, str] = field(repr=False)
+    spec: bytes = field(default=b"", repr=False)
+    detail: tuple[bytes | None, ...] = field(default=(), repr=False)
+    subject: Sequence[Any] = field(default=(), repr=False)
+    expired: bool = False
+    now_ms: int = 0
+
+    def number(self, name: str) -> int:
+        return int(self.fields.get(name) or 0)
+
+    @property
+    def suspect(self) -> bool:
+        return self.fields.get("suspect") == "1"
+
+    @property
+    def poisoned(self) -> bool:
+        return self.number("deaths") >= POISON_DEATHS
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer to one claim. next_in_ms is -1 when only an event can bring more; paced: a rate decides it."""
+
+    next_in_ms: int
+    reason: str
+    entries: tuple[Entry, ...]
+    paced: bool = False
+
+
+class Claims:
+    """Claims for one worker process."""
+
+    def __init__(self, client: Redis, keys: Keys, settings: WorkerSettings, worker: str) -> None:
+        self._client, self._keys, self._settings, self._worker = client, keys, settings, worker
+
+    async def submit(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
+        """Take up to k queued jobs that the lane's permits, slots and POST places allow."""
+        account = lane.settings
+        question = {
+            "lane": lane.name,
+            "model": lane.model,
+            "account": lane.account,
+            "worker": self._worker,
+            "k": k,
+            "lease_ms": int(self._settings.lease_s * 1000),
+            "interval_us": interval_us(account.submit_per_s),
+            "burst": account.submit_burst,
+            "max_posts": account.max_outstanding_posts,
+            "max_slots": account.max_in_flight,
+            "price_micros": lane.price_micros,
+            "currency": lane.currency,
+            "breaker": self._settings.breaker_ambiguous,
+            "probe_ms": int(self._settings.breaker_probe_s * 1000),
+            "stuck_ms": STUCK_INTENT_MS,
+            "suspects": int(suspects),
+            "before": JobState.QUEUED,
+            "after": JobState.SUBMITTING,
+            "fields": SUBMIT_FIELDS,
+        }
+        if lane.caps is not None:
+            question["caps"] = lane.caps
+        next_in, now, reason, *rows = await self._run("claim_submit", question)
+        index = f"submit:{lane.name}"
+        entries = (
+            _entry(row[0], index, "j", SUBMIT_FIELDS, row[2], now, expired=bool(row[1]), spec=row[3])
+            for row in rows
+        )
+        return Claim(next_in, reason.decode(), tuple(entries), paced=account.submit_per_s > 0)
+
+    async def poll(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
+        """Take up to k generations whose poll is due and permitted."""
+        rate = (f"poll:{lane.account}", interval_us(lane.settings.poll_per_s), lane.settings.poll_burst)
+        return await self._due(f"poll:{lane.name}", "j", JOB_FIELDS, k, rate, suspects=suspects)
+
+    async def store(self, k: int, *, suspects: bool) -> Claim:
+        """Take up to k jobs whose images are to be copied; their detail is (urls, artifacts)."""
+        detail = ("urls", "artifacts")
+        return await self._due(
+            "store", "j", JOB_FIELDS, k, ("", 0, 1), detail=detail, spec=True, suspects=suspects
+        )
+
+    async def notify(self, k: int, *, suspects: bool) -> Claim:
+        """Take up to k due deliveries with what they tell of."""
+        return await self._due("notify", "d", DELIVERY_FIELDS, k, ("", 0, 1), suspects=suspects)
+
+    async def _due(
+        self,
+        index: str,
+        kind: str,
+        fields: tuple[str, ...],
+        k: int,
+        rate: tuple[str, int, int],
+        *,
+        suspects: bool,
+        detail: tuple[str, ...] = (),
+        spec: bool = False,
+    ) -> Claim:
+        question = {
+            "index": index,
+            "kind": kind,
+            "worker": self._worker,
+            "k": k,
+            "lease_ms": int(self._settings.lease_s * 1000),
+            "suspects": int(suspects),
+            "rate_key": rate[0],
+            "interval_us": rate[1],
+            "burst": rate[2],
+            "fields": fields,
+            "detail": detail,
+            "spec": spec,
+        }
+        next_in, now, *rows = await self._run("claim_due", question)
+        entries = (
+            _entry(
+                row[0], index, kind, fields, row[1], now, detail=tuple(row[2]), subject=row[3], spec=row[4]
+            )
+            for row in rows
+        )
+        return Claim(next_in, "", tuple(entries), paced=rate[1] > 0)
+
+    async def _run(self, name: str, question: dict[str, Any]) -> Any:
+        return await run_async(self._client, name, self._keys.prefix, to_json(question))
+
+
+def _entry(
+    entry_id: bytes,
+    index: str,
+    kind: str,
+    names: tuple[str, ...],
+    values: Sequence[bytes | None],
+    now_ms: int,
+    **more: Any,
+) -> Entry:
+    fields = {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+    return Entry(entry_id.decode(), index, kind, int(fields["epoch"]), fields, now_ms=now_ms, **more)

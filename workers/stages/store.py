@@ -1,0 +1,239 @@
+"""The store stage: copy every image before the provider's URLs die, check it, record it, then complete the job.
+
+1. Each image without a recorded artifact is downloaded to a temporary file, hashed and sniffed on the way.
+2. It is put create-only under `{tenant}/{job_id}/{index}.{ext}`; the same content there already is success.
+3. All there: completed. Some not: what is there is recorded, and the job comes back after a backoff.
+4. The URLs died first: failed(copy_failed), billed; URLs and generation id are kept for a redrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from pydantic_core import from_json, to_json
+
+from shared.errors import StorageConflict, StorageError
+from shared.jobs.lifecycle import JobState
+from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition
+from shared.retry import backoff_s
+from shared.storage import artifact_key
+from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
+from workers.providers.outcomes import Succeeded
+from workers.stages.stage import shown, succeeded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shared.settings import Settings
+    from shared.storage import ObjectStore
+    from workers.claims import Claim, Entry
+    from workers.delivery.download import Downloader
+    from workers.http.port import HttpClient
+    from workers.lanes import Lane
+    from workers.stages.stage import Shop
+
+log = structlog.get_logger(__name__)
+
+HOPELESS_TRIES: Final = (
+    3  # a forbidden address, an oversize file, another file at our key will not get better
+)
+_HOPELESS: Final = (DownloadTrouble.FORBIDDEN, DownloadTrouble.TOO_LARGE, DownloadTrouble.NOT_AN_IMAGE)
+PARALLEL: Final = 4
+
+Artifact = dict[str, Any]
+
+
+class StoreStage:
+    """Copies delivered images into the object store."""
+
+    name = "store"
+
+    def __init__(
+        self,
+        shop: Shop,
+        lanes: Mapping[str, Lane],
+        client: HttpClient,
+        downloader: Downloader,
+        store: ObjectStore,
+        settings: Settings,
+    ) -> None:
+        self._shop, self._lanes, self._client = shop, lanes, client
+        self._downloader, self._store, self._settings = downloader, store, settings
+        self.limit = settings.worker.store_concurrency
+
+    async def claim(self, lane: str, k: int, *, suspects: bool) -> Claim:
+        assert not lane
+        return await self._shop.claims.store(k, suspects=suspects)
+
+    async def handle(self, entry: Entry) -> None:
+        model = entry.fields.get("model", "")
+        self._shop.events.emit("started", entry.id, **shown(entry, model, stage=JobState.STORING))
+        urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
+        known: list[Artifact] = from_json(entry.detail[1] or b"[]")
+        if entry.poisoned:
+            plan = self._copy_failed(entry, known, "its worker died three times while storing it alone")
+        else:
+            copied, problems = await self._copy_all(entry, urls, known)
+            plan = await self._plan(entry, urls, copied, problems)
+        applied = await self._shop.recorder.apply(plan)
+        self._after(entry, plan, applied)
+
+    async def _copy_all(
+        self, entry: Entry, urls: Sequence[dict[str, Any]], known: Sequence[Artifact]
+    ) -> tuple[list[Artifact], list[DownloadFailure | StorageError]]:
+        have = {artifact["index"] for artifact in known}
+        missing = [at for at in range(len(urls)) if at not in have]
+        gate = asyncio.Semaphore(PARALLEL)
+
+        async def copy(at: int) -> Artifact | DownloadFailure | StorageError:
+            async with gate:
+                return await self._copy(entry, at, urls[at]["url"])
+
+        results = [await copy(missing[0])] if len(missing) == 1 else await asyncio.gather(*map(copy, missing))
+        copied = [*known, *(result for result in results if isinstance(result, dict))]
+        problems = [result for result in results if not isinstance(result, dict)]
+        return sorted(copied, key=lambda artifact: artifact["index"]), problems
+
+    async def _copy(self, entry: Entry, index: int, url: str) -> Artifact | DownloadFailure | StorageError:
+        found = await self._downloader.fetch(url, deadline_s=self._settings.worker.download_timeout_s)
+        if isinstance(found, DownloadFailure):
+            return found
+        try:
+            return await self._put(entry, index, found)
+        except StorageError as error:
+            return error
+        finally:
+            found.path.unlink(missing_ok=True)
+
+    async def _put(self, entry: Entry, index: int, found: Downloaded) -> Artifact:
+        key = artifact_key(entry.fields["tenant"], entry.id, index, found.extension)
+        await self._store.put_file(
+            key, found.path, sha256=found.sha256, media_type=found.media_type, size_bytes=found.size_bytes
+        )
+        return {
+            "index": index,
+            "media_type": found.media_type,
+            "object_key": key,
+            "sha256": found.sha256,
+            "size_bytes": found.size_bytes,
+            "width": found.width,
+            "height": found.height,
+        }
+
+    async def _plan(
+        self,
+        entry: Entry,
+        urls: Sequence[dict[str, Any]],
+        copied: list[Artifact],
+        problems: Sequence[DownloadFailure | StorageError],
+    ) -> Transition:
+        if not problems:
+            return self._completed(entry, copied)
+        tries = entry.number("tries") + 1
+        causes = ", ".join(sorted({_cause(problem) for problem in problems}))
+        log.warning("store_attempted", job_id=entry.id, tries=tries, causes=causes, copied=len(copied))
+        have = {artifact["index"] for artifact in copied}
+        expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
+        hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
+        if expired or hopeless:
+            return self._copy_failed(entry, copied, causes)
+        fresh = await self._fresh_urls(entry, urls) if any(map(_is_gone, problems)) else None
+        return self._again(entry, copied, causes, fresh)
+
+    async def _fresh_urls(self, entry: Entry, urls: Sequence[dict[str, Any]]) -> str | None:
+        """Ask the provider once more where the images are; None if it does not say so of exactly those.
+
+        A URL without a stated life has that of the one it replaces: else a dead one would be tried for ever.
+        """
+        lane = self._lanes.get(entry.fields.get("lane", ""))
+        if lane is None:
+            return None
+        request = lane.provider.poll_request(
+            entry.fields["generation_id"], deadline_s=self._settings.worker.poll_timeout_s
+        )
+        outcome = lane.provider.poll_outcome(await self._client.send(request))
+        if not isinstance(outcome, Succeeded) or len(outcome.images) != len(urls):
+            return None
+        fresh = [
+            {"url": image.url, "expires_at": image.expires_at_ms or known["expires_at"]}
+            for image, known in zip(outcome.images, urls, strict=True)
+        ]
+        return to_json(fresh).decode()
+
+    def _completed(self, entry: Entry, artifacts: list[Artifact]) -> Transition:
+        change = Change(
+            before=JobState.STORING,
+            after=JobState.COMPLETED,
+            detail={"artifacts": to_json(artifacts).decode()},
+            stamps=("stored_at",),
+            clear=LEASE_FIELDS,
+            leave=("store", "expiring"),
+            images=len(artifacts),
+            note=f"{len(artifacts)} images stored",
+        )
+        return _transition(entry, change)
+
+    def _again(self, entry: Entry, copied: list[Artifact], causes: str, urls: str | None) -> Transition:
+        retry = self._settings.retry
+        delay_s = backoff_s(
+            entry.number("tries") + 1, base_s=retry.base_s, cap_s=retry.cap_s, rng=random.random
+        )
+        detail = {"artifacts": to_json(copied).decode()} | ({"urls": urls} if urls else {})
+        change = Change(
+            before=JobState.STORING,
+            after=JobState.STORING,
+            detail=detail,
+            bump={"tries": 1},
+            clear=LEASE_FIELDS,
+            due_in=(("store", max(100, int(1000 * delay_s))),),
+            note=f"copy failed: {causes}"[:200],
+        )
+        return _transition(entry, change)
+
+    def _copy_failed(self, entry: Entry, copied: list[Artifact], causes: str) -> Transition:
+        change = Change(
+            before=JobState.STORING,
+            after=JobState.FAILED,
+            fields={"error_code": "copy_failed"},
+            detail={"error_message": causes[:300], "artifacts": to_json(copied).decode()},
+            clear=LEASE_FIELDS,
+            leave=("store", "expiring"),
+            note="copy_failed, billed",
+        )
+        return _transition(entry, change)
+
+    def _after(self, entry: Entry, plan: Transition, applied: Applied) -> None:
+        if applied is not Applied.FIRST:
+            return
+        change = plan.changes[0]
+        if change.due_in:
+            self._shop.arm("store", "", change.due_in[0][1])
+            return
+        if change.after is JobState.COMPLETED:
+            keys = [each["object_key"] for each in from_json(change.detail["artifacts"])]
+            told = succeeded(entry, change.images, entry.number("cost_micros"), keys)
+            self._shop.events.emit("succeeded", entry.id, **told)
+        else:
+            self._shop.events.emit("failed", entry.id, code="copy_failed")
+        self._shop.arm("notify", "", 0)
+
+
+def _transition(entry: Entry, change: Change) -> Transition:
+    return Transition(job_id=entry.id, epoch=entry.epoch, held="store", changes=(change,))
+
+
+def _is_gone(problem: DownloadFailure | StorageError) -> bool:
+    return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.GONE
+
+
+def _is_hopeless(problem: DownloadFailure | StorageError) -> bool:
+    if isinstance(problem, DownloadFailure):
+        return problem.kind in _HOPELESS
+    return isinstance(problem, StorageConflict)
+
+
+def _cause(problem: DownloadFailure | StorageError) -> str:
+    return problem.cause if isinstance(problem, DownloadFailure) else f"storage: {problem}"
