@@ -305,7 +305,9 @@ class FlowerProc(Proc):
 class FlowerCommandProc(FlowerProc):
     """Flower as `darkroom flower` starts it: with a login from settings, and a list that survives it."""
 
-    def __init__(self, folder: Path, settings: Settings, *args: str, login: str, name: str = "flower") -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, *args: str, login: str, name: str = "flower"
+    ) -> None:
         env = {"DARKROOM_FLOWER_AUTH": login, "XDG_STATE_HOME": str(folder / "state")}
         super().__init__(folder, settings, *args, name=name, env=env)
 

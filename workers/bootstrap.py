@@ -193,7 +193,9 @@ class Runtime:
         cancelled = []
         for job_id in job_ids:
             try:
-                job, applied = await self._jobs.change(job_id, lambda job: plan_cancel(job, by="Flower", tell=False))
+                job, applied = await self._jobs.change(
+                    job_id, lambda job: plan_cancel(job, by="Flower", tell=False)
+                )
             except DarkroomError as error:
                 log.warning("cancel_refused", job_id=job_id, cause=type(error).__name__)
             else:

@@ -30,7 +30,9 @@ class Presence:
         self, client: Redis, keys: Keys, worker: str, store: ObjectStore | None, lease_s: float
     ) -> None:
         self._client, self._key, self._store, self._lease_s = client, keys.worker(worker), store, lease_s
-        self._record = {"pid": str(os.getpid()), "host": socket.gethostname()}
+        self._record: dict[
+            bytes | bytearray | memoryview | str | float, bytes | bytearray | memoryview | str | float
+        ] = {"pid": str(os.getpid()), "host": socket.gethostname()}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

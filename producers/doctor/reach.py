@@ -31,8 +31,7 @@ def reach(url: str, within_s: float = WITHIN_S) -> Reached:
         with socket.create_connection((host, port), timeout=within_s) as connection:
             private = not ip_address(connection.getpeername()[0].partition("%")[0]).is_global
             if parts.scheme == "https":
-                with ssl.create_default_context().wrap_socket(connection, server_hostname=host):
-                    pass
+                ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
     except (OSError, UnicodeError) as error:
         return Reached(where, _trouble(error, within_s))
     return Reached(where, private=private)

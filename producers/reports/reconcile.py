@@ -209,7 +209,8 @@ class Reconciliation:
 
     def report(self, orphans: Mapping[str, str]) -> Verdict:
         """Draw the conclusions. `orphans`: generation ids that came too late for their job's record, with the job."""
-        strays, known = [], []
+        strays: list[UsageRow] = []
+        known: list[UsageRow] = []
         for row in self._strays:
             (known if row.generation_id in orphans else strays).append(row)
         guesses, left = likely(self._suspects, strays, covered_until_ms=self._until_ms)

@@ -92,7 +92,9 @@ def chromium(folder: Path) -> Iterator[Browser]:
     try:
         opened = webdriver.Chrome(options=options, service=service)
     except WebDriverException as error:
-        pytest.fail(f"Chromium did not start: {error.msg}\n{(folder / 'chromedriver.log').read_text()[-2000:]}")
+        pytest.fail(
+            f"Chromium did not start: {error.msg}\n{(folder / 'chromedriver.log').read_text()[-2000:]}"
+        )
     try:
         opened.set_page_load_timeout(WITHIN_S)
         yield Browser(opened)

@@ -125,7 +125,8 @@ def test_a_completed_job_is_one_success_with_images_and_cost(watched: Watched) -
     job_id = watched.enqueue("[[fault:partial:2]]", n=3)
     row = watched.flower.row_in(job_id, "SUCCESS")
     assert (row["uuid"], row["name"], row["args"]) == (job_id, "generate_image", f"('{job_id}',)")
-    assert row["result"] == "2 images, 0.400000 CNY"
+    keys = [f"default/{job_id}/{index}.png" for index in range(2)]
+    assert row["result"] == f"2 images, 0.400000 CNY: {' '.join(keys)}"
     assert row["runtime"] > 0
     assert row["worker"] == shown_worker(watched)
     job = watched.house.darkroom.get(job_id)
@@ -193,7 +194,7 @@ def test_an_unknown_outcome_is_shown_and_a_late_bill_changes_no_row(watched: Wat
     ids = {group["marker"]: group["task_ids"][0] for group in watched.house.ledger()["groups"]}
     watched.house.darkroom.resolve(held, ids["held"])
     watched.house.darkroom.resolve(given_up, ids["given-up"])
-    assert watched.flower.row_in(held, "SUCCESS")["result"] == "1 images, 0.200000 CNY"
+    assert watched.flower.row_in(held, "SUCCESS")["result"] == f"1 images, 0.200000 CNY: default/{held}/0.png"
     until(lambda: watched.house.darkroom.get(given_up).cost_micros == 200_000, "the late bill")
     row = watched.flower.row(given_up)
     assert (row["state"], row["exception"]) == ("FAILURE", "unknown_outcome")

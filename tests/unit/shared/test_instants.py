@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.instants import instant_ms
 from shared.errors import InvalidRequest
+from shared.instants import instant_ms
 
 NOW_MS = 1_800_000_000_000
 
