@@ -71,10 +71,14 @@ class SubmitStage:
     ) -> None:
         self._shop, self._lanes, self._client, self._inputs = shop, lanes, client, inputs
         self._settings = settings
+        self._turned_away: set[str] = set()  # lanes whose last claim waits for POSTs that are under way
         self.limit = sum(lane.settings.max_outstanding_posts for lane in lanes.values())
 
     async def claim(self, lane: str, k: int, *, suspects: bool) -> Claim:
-        return await self._shop.claims.submit(self._lanes[lane], k, suspects=suspects)
+        claim = await self._shop.claims.submit(self._lanes[lane], k, suspects=suspects)
+        if claim.reason in {"posts", "blocked"}:
+            self._turned_away.add(lane)
+        return claim
 
     async def handle(self, entry: Entry) -> None:
         lane = self._lanes[entry.index.removeprefix("submit:")]
@@ -199,6 +203,9 @@ class SubmitStage:
         return max(1, int(1000 * delay_s))
 
     async def _after(self, entry: Entry, lane: Lane, outcome: SubmitOutcome, applied: Applied) -> None:
+        if lane.name in self._turned_away:  # this POST has just given its place back
+            self._turned_away.discard(lane.name)
+            self._shop.arm("submit", lane.name, 0)
         if applied is Applied.FIRST and isinstance(outcome, Accepted):
             self._shop.arm("poll", lane.name, int(self._settings.poll.first_s * 1000))
         elif applied is Applied.FIRST and isinstance(outcome, Refused | Unsendable):

@@ -196,3 +196,25 @@ async def test_the_key_is_sent_and_nowhere_else(works: Works) -> None:
     assert works.requests[0].headers["authorization"] == "Bearer canary-key"
     for key in works.state.client.scan_iter("*"):
         assert b"canary-key" not in (works.state.client.dump(key) or b"")
+
+
+@pytest.mark.parametrize("answer", [accepted(), error(500, 500), error(400, 400)], ids=["200", "500", "400"])
+async def test_a_post_that_ends_gives_its_place_to_the_next_job_at_once(works: Works, answer: Answer) -> None:
+    """A claim that found no place for a POST is made again when one is free, not at the next tick."""
+    account = works.lane.settings.model_copy(update={"max_outstanding_posts": 1})
+    lane = replace(works.lane, settings=account)
+    works.submit_stage._lanes = {LANE: lane}
+    works.enqueue()
+    works.enqueue()
+    works.answer = answer
+    (entry,) = (await works.submit_stage.claim(LANE, 10, suspects=True)).entries
+    assert (await works.submit_stage.claim(LANE, 10, suspects=True)).reason == "posts"
+    await works.submit_stage.handle(entry)
+    assert works.armed.count(("submit", LANE, 0)) == 1
+
+
+async def test_a_post_that_ends_wakes_nobody_if_there_was_a_place(works: Works) -> None:
+    """Without a claim that was turned away there is nothing to look for."""
+    works.enqueue()
+    await works.submit(accepted())
+    assert ("submit", LANE, 0) not in works.armed
