@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 EXIT_JOBS: Final = 1
 EXIT_SETUP: Final = 2
@@ -20,7 +20,7 @@ EXIT_PIPE: Final = 141  # as a shell gives for SIGPIPE
 TRACEBACK: Final = "DARKROOM_TRACEBACK"  # set: show where a fault of ours happened
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line, and end the process with its exit code."""
     try:
         code = _run()
@@ -32,7 +32,13 @@ def main() -> None:
         code = EXIT_PIPE
     except Exception as error:  # noqa: BLE001 - nobody above could say it in one line
         code = _fault(error)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End without Python's teardown: a thread of the object store's that hands over a result then aborts (SIGABRT)."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run() -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+import errno
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -77,3 +78,21 @@ async def serving(
             writer.transport.abort()  # a client that keeps its connection must not keep the test
         await asyncio.gather(*(task for task in open_now.values() if task), return_exceptions=True)
         await listener.wait_closed()
+
+
+@asynccontextmanager
+async def serving_on_one_port(
+    first: tuple[bytes | Handler, str], second: tuple[bytes | Handler, str]
+) -> AsyncIterator[tuple[LoopbackServer, LoopbackServer]]:
+    """Serve (reply, address) twice, on one port that is free on both addresses."""
+    async with AsyncExitStack() as stack:
+        while True:
+            one = await stack.enter_async_context(serving(*first))
+            try:
+                two = await stack.enter_async_context(serving(*second, one.port))
+            except OSError as error:  # another process has it there
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                break
+        yield one, two

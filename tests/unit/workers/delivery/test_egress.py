@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.workers.delivery.loopback_server import answer, ok, serving
+from tests.unit.workers.delivery.loopback_server import answer, ok, serving, serving_on_one_port
 from workers.delivery.egress import Egress, EgressPolicy, SystemResolver
 from workers.http import FailureCause, HttpFailure, HttpRequest, HttpResponse, Sent
 
@@ -110,7 +110,7 @@ def test_the_vetted_address_is_the_one_connected_to(host: str) -> None:
     """Whatever the system's own resolver says of the name; the Host header stays that of the URL."""
 
     async def run() -> None:
-        async with serving(ok(), "127.0.0.2") as vetted, serving(ok(), "127.0.0.1", vetted.port) as other:
+        async with serving_on_one_port((ok(), "127.0.0.2"), (ok(), "127.0.0.1")) as (vetted, other):
             async with egress(OPEN, ("127.0.0.2",)) as guard:
                 outcome = await guard.send(get(f"http://{host}:{vetted.port}/hook"))
             assert isinstance(outcome, HttpResponse)
@@ -138,7 +138,7 @@ def test_a_name_that_moves_is_followed() -> None:
     """A kept client does not outlive the answer that vetted its address."""
 
     async def run() -> None:
-        async with serving(ok(), "127.0.0.1") as old, serving(ok(), "127.0.0.2", old.port) as new:
+        async with serving_on_one_port((ok(), "127.0.0.1"), (ok(), "127.0.0.2")) as (old, new):
             async with egress(OPEN, ("127.0.0.1",), ("127.0.0.2",)) as guard:
                 for _ in range(2):
                     assert isinstance(
@@ -154,7 +154,7 @@ def test_connections_are_kept_while_the_answer_rotates() -> None:
 
     async def run() -> None:
         addresses = ("127.0.0.1", "127.0.0.2")
-        async with serving(ok(), "127.0.0.1") as first, serving(ok(), "127.0.0.2", first.port) as second:
+        async with serving_on_one_port((ok(), "127.0.0.1"), (ok(), "127.0.0.2")) as (first, second):
             async with egress(OPEN, addresses, addresses[::-1], addresses) as guard:
                 for _ in range(3):
                     assert isinstance(
@@ -186,7 +186,7 @@ def test_nothing_is_sent_to_another_address_once_it_may_have_been_sent() -> None
         writer.transport.abort()
 
     async def run() -> None:
-        async with serving(drop, "127.0.0.2") as bad, serving(ok(), "127.0.0.3", bad.port) as good:
+        async with serving_on_one_port((drop, "127.0.0.2"), (ok(), "127.0.0.3")) as (bad, good):
             async with egress(OPEN, ("127.0.0.2", "127.0.0.3")) as guard:
                 outcome = await guard.send(get(f"http://two.example:{bad.port}/"))
             assert isinstance(outcome, HttpFailure)
