@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import redis
 
@@ -50,10 +50,7 @@ _NEEDED: Final = {
 class StackSettings(Settings):
     """Settings that come from the stack alone."""
 
-    @classmethod
-    def from_outside(cls) -> dict[str, Any]:
-        """Give nothing."""
-        return {}
+    from_outside: ClassVar[bool] = False
 
 
 @dataclass(slots=True)

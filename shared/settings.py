@@ -12,12 +12,13 @@ import os
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigurationError
-from shared.settings_layers import dev_stack, from_environment, from_file, overlaid
+from shared.settings_layers import PREFIX, layered
 
 DAY_S = 86_400
 Micros = Annotated[int, Field(ge=0, description="millionths of the account's currency unit")]
@@ -320,13 +321,27 @@ class LogSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(BaseSettings):
     """All of it."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+    from_outside: ClassVar[bool] = True  # whether environment, file and a running `darkroom dev` are read
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**overlaid(given, self.from_outside()))
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours has better messages
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets are references
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read our sources, in our order."""
+        if not cls.from_outside:
+            return (init_settings,)
+        return (InitSettingsSource(settings_cls, layered(settings_cls, init_settings())),)
 
     tenant: str = Field("default", description="tenant of jobs that name none")
     redis: RedisSettings = RedisSettings()
@@ -361,11 +376,6 @@ class Settings(_Section):
     def models(self) -> frozenset[str]:
         """Every model that some account serves."""
         return frozenset(model for account in self.accounts.values() for model in account.models)
-
-    @classmethod
-    def from_outside(cls) -> dict[str, Any]:
-        """Give what environment, file and a running `darkroom dev` say."""
-        return overlaid(from_environment(cls.model_fields), overlaid(from_file(), dev_stack()))
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,29 +1,27 @@
 """Where settings come from, and how the sources are put together: the strongest says what it says, the rest fills in.
 
-Written here and not taken from a library, which would cost every command a fifth of its start.
+pydantic-settings reads the environment; what is ours is the order, the running `darkroom dev`, and the messages.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pydantic.fields import FieldInfo
+    from pydantic_settings import BaseSettings
 
 PREFIX: Final = "DARKROOM_"
 _REFERENCE: Final = frozenset({"env", "file"})
-_AS_JSON: Final = (BaseModel, dict, tuple, list)
 
 
 def settings_file() -> Path:
@@ -64,65 +62,52 @@ def dev_stack() -> dict[str, Any]:
     return stack
 
 
-def from_environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """Give what `DARKROOM_SECTION__KEY=value` says, whatever its case. Variables of no section are left alone.
+class Environment(EnvSettingsSource):
+    """What `DARKROOM_SECTION__KEY=value` says, whatever its case. Variables of no section are left alone.
 
     What holds tables or lists is JSON; where both are set, the single key wins over the whole table.
-    Raises ConfigurationError for what should be JSON and is not.
     """
-    found = []
-    for name, text in os.environ.items():
-        path = variable_path(name)
-        if path and path[0] in fields:
-            found.append((path, name, text))
-    values: dict[str, Any] = {}
-    for path, name, text in sorted(found, key=lambda each: len(each[0])):
-        value = _value(_annotation(fields, path), name, text)
-        for key in reversed(path):
-            value = {key: value}
-        values = overlaid(value, values, one_source=True)
-    return values
+
+    _not_json: tuple[str, str] = ("", "")
+
+    def __call__(self) -> dict[str, Any]:
+        """Give the values by section. Raises ConfigurationError for what should be JSON and is not."""
+        try:
+            return super().__call__()
+        except SettingsError:  # it names the section only, and may quote the value
+            key, text = self._not_json
+            name = next(
+                (
+                    name
+                    for name in os.environ
+                    if os.environ[name] == text and variable_path(name)[-1:] == (key,)
+                ),
+                f"a variable {PREFIX}*",
+            )
+            raise ConfigurationError(
+                f"{name} is not JSON, as it has to be for a table or a list. Correct it, or set single keys."
+            ) from None
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Remember what is not JSON, for the message."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            self._not_json = (field_name, value)
+            raise
+
+
+def layered(settings_cls: type[BaseSettings], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what arguments, environment, file and a running `darkroom dev` say, together.
+
+    As one source, since a secret's reference is taken whole from the strongest that gives it. Raises ConfigurationError.
+    """
+    return overlaid(given, overlaid(Environment(settings_cls)(), overlaid(from_file(), dev_stack())))
 
 
 def variable_path(name: str) -> tuple[str, ...]:
     """Give the keys that a variable's name leads through; none for a variable that is no setting's."""
     return tuple(name[len(PREFIX) :].lower().split("__")) if name.upper().startswith(PREFIX) else ()
-
-
-def _annotation(fields: Mapping[str, FieldInfo], path: Sequence[str]) -> Any:
-    """Give the type of what stands there; None where nothing does: validation will say so."""
-    annotation: Any = fields[path[0]].annotation
-    for key in path[1:]:
-        annotation = _below(annotation, key)
-    return annotation
-
-
-def _below(annotation: Any, key: str) -> Any:
-    for each in _alternatives(annotation):
-        if isinstance(each, type) and issubclass(each, BaseModel) and key in each.model_fields:
-            return each.model_fields[key].annotation
-        if get_origin(each) is dict:
-            return get_args(each)[1]
-    return None
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """Give the members of a union but None, or the type itself."""
-    if get_origin(annotation) in (None, dict, tuple, list):
-        return (annotation,)
-    return tuple(each for each in get_args(annotation) if each is not NoneType)
-
-
-def _value(annotation: Any, name: str, text: str) -> Any:
-    kinds = [get_origin(each) or each for each in _alternatives(annotation)]
-    if not any(isinstance(kind, type) and issubclass(kind, _AS_JSON) for kind in kinds):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"{name} is not JSON, as it has to be for a table or a list. Correct it, or set single keys."
-        ) from None
 
 
 def overlaid(
