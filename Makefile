@@ -14,10 +14,10 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format lint types imports lua fmt docs lock clean venv
+.PHONY: help demo test check format lint types imports lua compose compose-test fmt docs lock clean venv
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
 	@$(BIN)/darkroom demo $(ARGS)
@@ -26,7 +26,7 @@ test: $(DEV_STAMP) ## every test against real servers, nothing skipped
 	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
-check: prerequisites format lint types imports lua test ## format, lint, types, imports, Lua lint, tests
+check: prerequisites format lint types imports lua compose test ## format, lint, types, imports, Lua lint, compose file, tests
 
 .PHONY: prerequisites
 prerequisites:
@@ -47,6 +47,13 @@ imports: $(DEV_STAMP)
 lua: $(DEV_STAMP)
 	@tools/debian-packages luacheck=lua-check
 	$(BIN)/python -m tools.lint_lua
+
+compose: $(DEV_STAMP) ## docker-compose.yml as Compose reads it, and the Dockerfile; needs no Docker
+	$(BIN)/python -m tools.compose_check
+
+compose-test: $(DEV_STAMP) ## the compose file for real, with a Docker daemon of its own if there is none (root)
+	@tools/debian-packages dockerd=docker.io debootstrap=debootstrap iptables=iptables
+	$(BIN)/python -m tools.compose_test $(ARGS)
 
 fmt: $(DEV_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .

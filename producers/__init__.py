@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from producers.aio import AsyncDarkroom
     from producers.client import Darkroom
+    from producers.freezes import Freeze, Frozen
     from producers.overview import LaneStatus, Overview
     from producers.receipt import (
         BatchReceipt,
@@ -63,6 +64,8 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
     "BatchStatus",
     "CancelOutcome",
     "CancelResult",
+    "Freeze",
+    "Frozen",
     "Job",
     "JobState",
     "LaneStatus",
@@ -90,6 +93,7 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
 _HOMES: Final = {
     "producers.aio": ("AsyncDarkroom",),
     "producers.client": ("Darkroom",),
+    "producers.freezes": ("Freeze", "Frozen"),
     "producers.overview": ("LaneStatus", "Overview"),
     "producers.receipt": (
         "BatchReceipt",

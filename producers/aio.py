@@ -16,6 +16,7 @@ from producers.core import (
     needs_clock,
     whoami,
 )
+from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import AsyncLink, AsyncSender
 from producers.overview import Overview, parse_overview, queue_overview
@@ -236,6 +237,13 @@ class AsyncDarkroom:
         if done < 0:
             raise BatchNotFound(name)
         return bool(done)
+
+    async def freeze(self, what: Frozen | None, *, by: str | None = None, why: str = "") -> Frozen | None:
+        """As Darkroom.freeze."""
+        arguments = freeze_arguments(what, by or whoami(), why)
+        async with self._state():
+            reply = await run_async(self._client, "freeze", self._keys.prefix, *arguments)
+        return Frozen(reply.decode()) if reply else None
 
     async def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

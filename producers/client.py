@@ -15,6 +15,7 @@ from producers.core import (
     check_generation_id,
     whoami,
 )
+from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import Link, Sender
 from producers.overview import Overview, parse_overview, queue_overview
@@ -293,6 +294,13 @@ class Darkroom:
         if done < 0:
             raise BatchNotFound(name)
         return bool(done)
+
+    def freeze(self, what: Frozen | None, *, by: str | None = None, why: str = "") -> Frozen | None:
+        """Stop spending or everything for all workers; None lets them go on. Give what was frozen before."""
+        arguments = freeze_arguments(what, by or whoami(), why)
+        with self._state():
+            before = run(self._client, "freeze", self._keys.prefix, *arguments).decode()
+        return Frozen(before) if before else None
 
     def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

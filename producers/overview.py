@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from producers.freezes import FIELDS as FREEZE_FIELDS
+from producers.freezes import Freeze, parse_freeze
 from shared.jobs.lifecycle import JobState
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Overview:
     open_batches: int
     deliveries: int
     orphans: int
-    frozen: str | None
+    frozen: Freeze | None
 
 
 def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str, str]]:
@@ -69,7 +71,7 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.zcard(keys.index("batches"))
     pipe.zcard(keys.index("notify"))
     pipe.hlen(keys.orphans)
-    pipe.hget(keys.control, "freeze")
+    pipe.hmget(keys.control, FREEZE_FIELDS)
     for account, model in lanes:
         lane = f"{account}/{model}"
         pipe.hgetall(keys.lane(lane))
@@ -97,7 +99,7 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         open_batches=batches,
         deliveries=notify,
         orphans=orphans,
-        frozen=freeze.decode() if freeze else None,
+        frozen=parse_freeze(freeze),
     )
 
 

@@ -27,6 +27,9 @@ PLACES: Final = {
         "cancel",
         "Cancel jobs.",
     ),
+    "freeze": Place(
+        _CLI + "freeze", "freeze", "Stop spending, or everything, for all workers; or let them go on."
+    ),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),

@@ -197,7 +197,10 @@ def _remarks(overview: Overview) -> Iterator[str]:
     """Say what needs a person, and what to do."""
     waiting = sum(count for state, count in overview.counts.items() if state == "queued")
     if overview.frozen:
-        yield f"frozen: {one_line(overview.frozen)}"
+        freeze = overview.frozen
+        why = f" ({one_line(freeze.why)})" if freeze.why else ""
+        since = f" since {moment(freeze.at_ms)} by {one_line(freeze.by)}" if freeze.at_ms else ""
+        yield f"frozen: {one_line(freeze.what)}{since}{why}. `darkroom freeze off` lets work go on"
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"
     if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):

@@ -17,7 +17,10 @@ def judge_work(overview: Overview) -> Iterator[Finding]:
     """Judge workers, lanes, freezes, unknown outcomes and orphans."""
     yield from _workers(overview)
     if overview.frozen:
-        yield beware("work", f"it is frozen ({overview.frozen})", "Resume it when the cause is gone.")
+        what = f"{overview.frozen.what} is frozen" + (
+            f" ({overview.frozen.why})" if overview.frozen.why else ""
+        )
+        yield beware("work", what, "`darkroom freeze off` when the cause is gone.")
     yield from _lanes(overview)
     if overview.unknown:
         what = f"{overview.unknown} jobs have an unknown outcome, and hold their money"

@@ -42,6 +42,7 @@ local function hand_over(id, key)
   taken = taken + 1
 end
 
+if redis.call("HGET", K.control, "freeze") == "everything" then return { -1, NOW } end -- the tick asks again
 local permitted, wait = permits_free(rate_key, A.interval_us, A.burst, A.k)
 if permitted > 0 then
   for _, id in ipairs(redis.call("ZRANGEBYSCORE", index, "-inf", NOW, "LIMIT", 0, A.k)) do
