@@ -188,7 +188,7 @@ class Scenario:
         """Do what docs/ tell an operator to: give each the generation that the provider's ledger has for it."""
         tasks = {group["marker"]: group["task_ids"] for group in self._ledger(groups=True)["groups"]}
         script = [
-            f"darkroom unknown resolve {job['id']} {tasks[job['marker']][0]}"
+            f"darkroom unknown resolve {job['id']} --generation-id {tasks[job['marker']][0]}"
             for job in self._jobs()
             if job["state"] == "unknown" and tasks.get(job["marker"])
         ]
