@@ -36,16 +36,18 @@ class Deaths:
             process.terminate()
             process.wait()
 
-    def code_of(self, container: str) -> int:
-        """Wait for a container's end and give its exit code. Raises StepFailed."""
-        wait_until(lambda: self._code_of(container) is not None, 20, f"the end of container {container}")
-        code = self._code_of(container)
-        assert code is not None
-        return code
+    def code_of(self, container: str, *, after: int = 0) -> int:
+        """Wait for a container's end, the first that comes after so many, and give its exit code.
 
-    def _code_of(self, container: str) -> int | None:
-        for line in self.log.read_text().splitlines():
-            event = json.loads(line)
-            if event["Actor"]["ID"].startswith(container):
-                return int(event["Actor"]["Attributes"]["exitCode"])
-        return None
+        Raises StepFailed. A container that was killed and started again keeps its id, and so has several ends.
+        """
+        wait_until(lambda: self.count(container) > after, 20, f"the end of container {container}")
+        return self._codes(container)[after]
+
+    def count(self, container: str) -> int:
+        """Give how often it has ended so far."""
+        return len(self._codes(container))
+
+    def _codes(self, container: str) -> list[int]:
+        actors = [json.loads(line)["Actor"] for line in self.log.read_text().splitlines()]
+        return [int(each["Attributes"]["exitCode"]) for each in actors if each["ID"].startswith(container)]
