@@ -3,9 +3,8 @@
 Flower is a view, never a record: events are buffered within bounds, sent from a thread of their own at a bounded
 rate, and dropped (and counted) when the broker is away or slow. The life of a row: received, started (again for
 every stage from submitting to storing), then succeeded, failed or revoked; a redrive sends retried first, else the
-row stays failed. A job that waits again without an attempt counted (throttled, a paused lane) is shown as received,
-its stage saying why: retried goes before, since nothing else brings a row back. No custom states: they would outrank
-REVOKED and hide Flower's buttons.
+row stays failed. A job back in its queue (throttled, a paused lane, not executed) is shown as retried, with the
+reason, until its next claim. No custom states: they would outrank REVOKED and hide Flower's buttons.
 
 Every event carries name and args, since Flower may attach late, and the node name of this worker, since another
 name would show as a phantom worker. Nothing of a request but model and size is in it.

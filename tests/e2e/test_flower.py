@@ -178,10 +178,12 @@ def test_a_job_cancelled_in_its_queue_is_revoked_with_its_webhook(watched: Watch
     assert (row["name"], row["args"]) == ("generate_image", f"('{job_id}',)")
 
 
-def test_a_throttled_job_waits_as_received_and_completes(watched: Watched) -> None:
-    """Back in its queue it is not shown as started: RECEIVED again, with the reason as its stage, then SUCCESS."""
-    job_id = watched.enqueue("[[fault:429:2;times=1]]")
-    assert watched.flower.row_in(job_id, "RECEIVED", "throttled")["retries"] == 0
+def test_a_throttled_job_waits_as_retry_and_completes(watched: Watched) -> None:
+    """Back in its queue it is not shown as started: RETRY with the reason, then SUCCESS."""
+    job_id = watched.enqueue("[[fault:429:4;times=1]]")
+    row = watched.flower.row_in(job_id, "RETRY")
+    assert row["exception"] == "throttled"
+    assert "'stage': 'queued'" in row["kwargs"]
     watched.flower.row_in(job_id, "SUCCESS")
 
 

@@ -58,7 +58,6 @@ _WAITS: Final[dict[type, str]] = {
     NotExecuted: "not_executed",
     LaneBlocked: "lane_paused",
 }
-_SNOOZES: Final = frozenset({"not_sent", "throttled", "lane_paused", "input_unavailable"})
 
 
 class SubmitStage:
@@ -226,9 +225,10 @@ class SubmitStage:
             case JobState.CANCELLED:
                 emit("revoked", entry.id)
             case JobState.QUEUED:
-                emit("retried", entry.id, code=why or "retried")
-                if why in _SNOOZES:  # not counted: it waits as if it had just come
-                    emit("received", entry.id, **shown(entry, lane.model, stage=why))
+                # Nothing may follow it here: the next event replaces RETRY, and nobody would have seen the reason.
+                emit(
+                    "retried", entry.id, code=why or "retried", **shown(entry, lane.model, stage=change.after)
+                )
             case _:
                 emit("started", entry.id, **shown(entry, lane.model, stage=change.after))
 

@@ -79,6 +79,18 @@ def test_a_redriven_job_leaves_its_failure_behind() -> None:
     assert seen_by_flower(*told, ("succeeded", {"images": 1})).state == "SUCCESS"
 
 
+def test_a_job_back_in_its_queue_shows_why_until_it_is_claimed_again() -> None:
+    """RETRY with reason and stage; a new claim replaces it."""
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("started", {"model": "m", "stage": "submitting"}),
+        ("retried", {"code": "throttled", "model": "m", "stage": "queued"}),
+    ]
+    task = seen_by_flower(*told)
+    assert (task.state, task.exception) == ("RETRY", "throttled")
+    assert task.kwargs == repr({"id": JOB, "model": "m", "stage": "queued"})
+    assert seen_by_flower(*told, ("received", {"model": "m"})).state == "RECEIVED"
+
+
 @pytest.mark.parametrize("canary", CANARIES)
 @pytest.mark.parametrize("field", ["model", "size", "stage", "code", "currency", "prompt", "url"])
 def test_prose_and_urls_do_not_get_out_by_any_field(field: str, canary: str) -> None:
