@@ -29,4 +29,6 @@ def _app() -> Celery:
         return make_app(settings)
     from producers.door import celery_app  # noqa: PLC0415 - connects to the state server's address
 
-    return celery_app(settings)
+    app = celery_app(settings)
+    app.set_default()  # Flower's API asks for results through Celery's default app, whatever `-A` says
+    return app
