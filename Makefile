@@ -23,14 +23,14 @@ demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
 	@$(BIN)/darkroom demo $(ARGS)
 
 test: $(DEV_STAMP) ## every test against real servers, nothing skipped
-	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl
+	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl chromium=chromium chromedriver=chromium-driver
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 check: prerequisites format lint types imports lua compose test ## format, lint, types, imports, Lua lint, compose file, tests
 
 .PHONY: prerequisites
 prerequisites:
-	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl
+	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl chromium=chromium chromedriver=chromium-driver
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
