@@ -23,14 +23,14 @@ demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
 	@$(BIN)/darkroom demo $(ARGS)
 
 test: $(DEV_STAMP) ## every test against real servers, nothing skipped
-	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl
+	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl promtool=prometheus
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 check: prerequisites format lint types imports lua test ## format, lint, types, imports, Lua lint, tests
 
 .PHONY: prerequisites
 prerequisites:
-	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl
+	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl promtool=prometheus
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -56,6 +56,7 @@ docs: $(DEV_STAMP) ## write the generated pages again
 	$(BIN)/python -m tools.settings_reference
 	$(BIN)/python -m tools.lifecycle_doc > docs/lifecycle.md
 	$(BIN)/python -m tools.event_schemas
+	$(BIN)/python -m tools.metrics_doc > docs/metrics.md
 	$(BIN)/python -m tools.included_files
 
 lock: ## resolve all dependencies anew into constraints.txt

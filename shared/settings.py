@@ -309,6 +309,23 @@ class DoorSettings(_Section):
     )
 
 
+class MetricsSettings(_Section):
+    """Where Prometheus finds metrics. See docs/metrics.md."""
+
+    address: str = Field(
+        "127.0.0.1", description="where workers and `darkroom exporter` listen; 0.0.0.0 in a container"
+    )
+    worker_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="each worker's /metrics; 0: none. Two workers of one machine need a port each",
+    )
+    exporter_port: int = Field(
+        9109, ge=0, le=65_535, description="of `darkroom exporter`; 0 takes a free one"
+    )
+
+
 class LogSettings(_Section):
     """What workers write to stderr, one line per event. Never a prompt, a URL's query or a secret."""
 
@@ -356,6 +373,7 @@ class Settings(BaseSettings):
     caps: tuple[CapSettings, ...] = Field((), description="of spending; see docs/money.md")
     flower: FlowerSettings = FlowerSettings()
     door: DoorSettings = DoorSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
