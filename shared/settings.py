@@ -304,26 +304,15 @@ class FlowerSettings(_Section):
 class DoorSettings(_Section):
     """The door for Celery-native producers: `send_task("generate_image")`. See docs/celery-door.md."""
 
-    enabled: bool = Field(
-        False, description="a message carries the request, and may be lost until the record exists"
-    )
+    enabled: bool = Field(False, description="a request in a message may be lost until its record exists")
 
 
 class MetricsSettings(_Section):
     """Where Prometheus finds metrics. See docs/metrics.md."""
 
-    address: str = Field(
-        "127.0.0.1", description="where workers and `darkroom exporter` listen; 0.0.0.0 in a container"
-    )
-    worker_port: int = Field(
-        0,
-        ge=0,
-        le=65_535,
-        description="each worker's /metrics; 0: none. Two workers of one machine need a port each",
-    )
-    exporter_port: int = Field(
-        9109, ge=0, le=65_535, description="of `darkroom exporter`; 0 takes a free one"
-    )
+    address: str = Field("127.0.0.1", description="where they are served; 0.0.0.0 in a container")
+    worker_port: int = Field(0, ge=0, le=65_535, description="of each worker's /metrics; 0: none is served")
+    exporter_port: int = Field(9109, ge=0, le=65_535, description="of `darkroom exporter`; 0: a free one")
 
 
 class LogSettings(_Section):
