@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SAMPLE: Final = 100  # entries of an index whose age is looked at
 MOST_TENANTS: Final = 200  # per model; the heads of their queues are looked at
 MOST_BALANCES: Final = 5000  # fields of the hash of balances, about 3 per tenant
+STUCK_MS: Final = 10_000  # as claims of workers have it
 _SWEPT: Final = ("expiring", "resubmit", "batches", "stalling", "stopping")
 _MONEY: Final = ("spent", "held", "doubt")
 
@@ -95,6 +96,7 @@ class Scrape:
         self._tenants: dict[str, list[str]] = {model: [] for model in sorted(settings.models)}
         self._heads: dict[str, list[str]] = {}
         self._storing: list[str] = []
+        self._ambiguous: dict[str, float] = {}
         self._balances = 0
 
     def run(self) -> None:
@@ -173,7 +175,7 @@ class Scrape:
         ambiguous = at("ambiguous")
         self._set(m.THROTTLED, at("throttled"), lane)
         self._set(m.AMBIGUOUS, ambiguous, lane)
-        self._set(m.BREAKER, ambiguous >= self._settings.worker.breaker_ambiguous, lane)
+        self._ambiguous[lane] = ambiguous
         self._set(m.BLOCKED, "blocked" in record, lane)
         self._set(m.CLOSED, max(0.0, at("closed_until") - self._now_ms) / 1000, lane)
         self._set(m.CAPPED, at("capped_until") > self._now_ms, lane)
@@ -208,10 +210,21 @@ class Scrape:
         lanes = [f"{name}/{model}" for name, each in self._settings.accounts.items() for model in each.models]
         for lane in lanes:
             self._ask_stage(asked, "poll", lane, f"poll:{lane}")
+            self._ask_breaker(asked, lane)
         for stage in ("store", "notify"):
             self._ask_stage(asked, stage, "", stage)
         for index in _SWEPT:
             self._ask_stage(asked, "sweep", index, index)
+
+    def _ask_breaker(self, asked: Asked, lane: str) -> None:
+        """Ask for POSTs without an answer. As in `lane_gate.lua`, either kind of doubt opens the breaker."""
+
+        def take(stuck: int) -> None:
+            opens_at = self._settings.worker.breaker_ambiguous
+            self._set(m.STUCK, stuck, lane)
+            self._set(m.BREAKER, max(stuck, self._ambiguous[lane]) >= opens_at, lane)
+
+        asked.ask("zcount", self._keys.index(f"intents:{lane}"), "-inf", self._now_ms - STUCK_MS, then=take)
 
     def _ask_stage(self, asked: Asked, stage: str, lane: str, index: str) -> None:
         def first(reply: Sequence[tuple[bytes, float]]) -> None:

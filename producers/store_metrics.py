@@ -49,8 +49,9 @@ THROTTLED: Final = Metric(
     ("lane",),
 )
 AMBIGUOUS: Final = _gauge("lane_ambiguous", "Submits in a row whose outcome is unknown.", "lane")
+STUCK: Final = _gauge("lane_stuck_posts", "Submits without an outcome for over 10 s.", "lane")
 BREAKER: Final = _gauge(
-    "lane_breaker_open", "1 while ambiguous submits let one probe go out at a time.", "lane"
+    "lane_breaker_open", "1 while so many are ambiguous or stuck that one probe goes out at a time.", "lane"
 )
 BLOCKED: Final = _gauge(
     "lane_blocked", "1 while submits are paused, for example for a wrong key or an empty account.", "lane"
@@ -91,6 +92,6 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
-    POLLING, THROTTLED, AMBIGUOUS, BREAKER, BLOCKED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
+    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
     STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

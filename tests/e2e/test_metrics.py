@@ -16,7 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from producers import store_metrics
-from tests.e2e.conftest import House
+from shared.settings import RedisSettings, Settings
+from tests.e2e.conftest import API_KEY, House
 from tests.process import HOST, ROOT, Proc, free_ports
 from tests.servers import environment
 from tools.metrics_doc import declared
@@ -25,7 +26,6 @@ from workers import metrics as worker_metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shared.settings import Settings
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("metrics")]
 
@@ -184,6 +184,8 @@ def test_no_page_quotes_a_request_or_an_address(live: Live) -> None:
     """Labels are lanes, stages, states and outcomes."""
     for page in (live.worker, live.exporter):
         assert CANARY not in page.text
+        assert API_KEY not in page.text
+        assert "whsec_" not in page.text
         assert "http://" not in page.text
         assert not re.search(r"\bjob_", page.text)
 
@@ -274,3 +276,19 @@ def test_alerts_fire_when_they_should() -> None:
     """Promtool plays series through the rules."""
     ran = _promtool("test", "rules", ROOT / "deploy/prometheus/rules_test.yml")
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_exporter_ends_when_asked_and_refuses_a_taken_port(tmp_path: Path) -> None:
+    """Its page is there without a state server; a second one on its port says so in one line, exit code 2."""
+    settings = Settings(redis=RedisSettings(url=f"redis://{HOST}:{free_ports(1)[0]}/0"))
+    exporter = ExporterProc(tmp_path, settings)
+    with exporter:
+        assert Series.of(exporter.url)("darkroom_redis_up") == 0
+        port = str(httpx.URL(exporter.url).port)
+        second = subprocess.run(
+            [*exporter.command()[:2], "--port", port], capture_output=True, text=True, check=False
+        )
+        assert (second.returncode, second.stdout) == (2, "")
+        assert "Choose another address or port." in second.stderr
+        assert second.stderr.count("\n") == 1
+        assert exporter.stop() == 0

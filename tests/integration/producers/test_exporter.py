@@ -121,6 +121,17 @@ def test_the_states_of_a_lane_are_those_that_stop_its_submits(state: State) -> N
     assert seen["darkroom_lane_throttled_total", LANE] == 7
 
 
+def test_posts_without_an_outcome_open_the_breaker(state: State) -> None:
+    """Five that are older than 10 s, as claims judge it; younger ones are on their way."""
+    now: Any = state.client.time()
+    since = {f"job{number}": now[0] * 1000 - 11_000 for number in range(4)}
+    state.client.zadd(state.keys.index(f"intents:{LANE}"), since | {"young": now[0] * 1000})
+    seen = scrape(state)
+    assert (seen["darkroom_lane_stuck_posts", LANE], seen["darkroom_lane_breaker_open", LANE]) == (4, 0)
+    state.client.zadd(state.keys.index(f"intents:{LANE}"), {"old": now[0] * 1000 - 60_000})
+    assert scrape(state)["darkroom_lane_breaker_open", LANE] == 1
+
+
 def test_lag_is_that_of_the_first_that_is_due(state: State) -> None:
     """What is leased or due later is not late."""
     now: Any = state.client.time()
