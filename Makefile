@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST_JOBS ?= 3
 ARGS ?=
+# Commands that tests run, and the Debian packages that bring them.
+TEST_PACKAGES := redis-server=redis-server node=nodejs openssl=openssl curl=curl chromium=chromium \
+	chromedriver=chromium-driver promtool=prometheus
 
 RUN_STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
@@ -23,14 +26,14 @@ demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
 	@$(BIN)/darkroom demo $(ARGS)
 
 test: $(DEV_STAMP) ## every test against real servers, nothing skipped
-	@tools/debian-packages redis-server=redis-server node=nodejs openssl=openssl curl=curl chromium=chromium chromedriver=chromium-driver
+	@tools/debian-packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 check: prerequisites format lint types imports lua compose test ## format, lint, types, imports, Lua lint, compose file, tests
 
 .PHONY: prerequisites
 prerequisites:
-	@tools/debian-packages redis-server=redis-server luacheck=lua-check node=nodejs openssl=openssl curl=curl chromium=chromium chromedriver=chromium-driver
+	@tools/debian-packages luacheck=lua-check $(TEST_PACKAGES)
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -63,6 +66,7 @@ docs: $(DEV_STAMP) ## write the generated pages again
 	$(BIN)/python -m tools.settings_reference
 	$(BIN)/python -m tools.lifecycle_doc > docs/lifecycle.md
 	$(BIN)/python -m tools.event_schemas
+	$(BIN)/python -m tools.metrics_doc > docs/metrics.md
 	$(BIN)/python -m tools.included_files
 
 lock: ## resolve all dependencies anew into constraints.txt

@@ -175,6 +175,7 @@ class HintPublisher:
             self._reset()
         with self._changed:
             if self._closed or self._clock() < self._down_until or self._stuck():
+                self.failed += not self._closed
                 return False
             self._pending[stage, lane] = max(count, self._pending.get((stage, lane), 0))
             if self._thread is None or not self._thread.is_alive():

@@ -304,9 +304,15 @@ class FlowerSettings(_Section):
 class DoorSettings(_Section):
     """The door for Celery-native producers: `send_task("generate_image")`. See docs/celery-door.md."""
 
-    enabled: bool = Field(
-        False, description="a message carries the request, and may be lost until the record exists"
-    )
+    enabled: bool = Field(False, description="a request in a message may be lost until its record exists")
+
+
+class MetricsSettings(_Section):
+    """Where Prometheus finds metrics. See docs/metrics.md."""
+
+    address: str = Field("127.0.0.1", description="where they are served; 0.0.0.0 in a container")
+    worker_port: int = Field(0, ge=0, le=65_535, description="of each worker's /metrics; 0: none is served")
+    exporter_port: int = Field(9109, ge=0, le=65_535, description="of `darkroom exporter`; 0: a free one")
 
 
 class LogSettings(_Section):
@@ -356,6 +362,7 @@ class Settings(BaseSettings):
     caps: tuple[CapSettings, ...] = Field((), description="of spending; see docs/money.md")
     flower: FlowerSettings = FlowerSettings()
     door: DoorSettings = DoorSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ from shared.redis.client import check_server, make_client
 from shared.redis.keys import Keys
 from shared.redis.looks import look
 from shared.settings import load_settings
-from workers import celeryconfig, tasks
+from workers import celeryconfig, metrics, tasks
 from workers.control import install as install_control
 from workers.door import Door
 from workers.event_loop import EventLoop
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from shared.settings import Settings
+    from shared.telemetry import Metric
     from workers.flower import Events
     from workers.tasks import Runtime
 
@@ -198,10 +199,21 @@ class Process:
             serving.door = Door(self._plan.settings, self.pacemaker.arm)
             closing(serving.door.close)
             closing(setattr, serving, "door", None)
+        unserve = metrics.serve(self._plan.settings.metrics, self._counters())
+        if unserve is not None:
+            closing(unserve)
         self.pacemaker.start(self.runtime)
         closing(self.pacemaker.stop)
         signals.worker_shutting_down.connect(self.stop_claims, weak=False)
         closing(signals.worker_shutting_down.disconnect, self.stop_claims)
+
+    def _counters(self) -> dict[Metric, Callable[[], float]]:
+        return {
+            metrics.EVENTS_SENT: lambda: self.events.sent,
+            metrics.EVENTS_DROPPED: lambda: self.events.dropped,
+            metrics.HINTS_SENT: lambda: self.hints.published,
+            metrics.HINTS_DROPPED: lambda: self.hints.failed,
+        }
 
     def stop_claims(self, **_: Any) -> None:
         """Take no new work and have the rest drained. Runs in the signal handler of SIGTERM: no locks, no I/O."""

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from shared.jobs.lifecycle import JobState
 from shared.redis.scripts import run_async
+from workers import metrics
 from workers.lanes import Lane, interval_us
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SUBMIT_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "attempts", "requeues", "resubmits", "suspect", "deaths", "intent_id",
-    "on_unknown", "sequential", "model",
+    "on_unknown", "sequential", "model", "created_at",
 )  # fmt: skip
 JOB_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "generation_id", "submitted_at",
@@ -117,12 +118,17 @@ class Claims:
             _entry(row[0], index, "j", SUBMIT_FIELDS, row[2], now, expired=bool(row[1]), spec=row[3])
             for row in rows
         )
-        return Claim(next_in, reason.decode(), tuple(entries), paced=account.submit_per_s > 0)
+        claim = Claim(next_in, reason.decode(), tuple(entries), paced=account.submit_per_s > 0)
+        _count_permits(lane.name, claim)
+        return claim
 
     async def poll(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
         """Take up to k generations whose poll is due and permitted."""
         rate = (f"poll:{lane.account}", interval_us(lane.settings.poll_per_s), lane.settings.poll_burst)
-        return await self._due(f"poll:{lane.name}", "j", JOB_FIELDS, k, rate, suspects=suspects)
+        claim = await self._due(f"poll:{lane.name}", "j", JOB_FIELDS, k, rate, suspects=suspects)
+        if claim.entries:
+            metrics.count(metrics.PERMITS_USED, "poll", lane.name, by=len(claim.entries))
+        return claim
 
     async def store(self, k: int, *, suspects: bool) -> Claim:
         """Take up to k jobs whose images are to be copied; their detail is (urls, artifacts)."""
@@ -172,6 +178,14 @@ class Claims:
 
     async def _run(self, name: str, question: dict[str, Any]) -> Any:
         return await run_async(self._client, name, self._keys.prefix, to_json(question))
+
+
+def _count_permits(lane: str, claim: Claim) -> None:
+    used = sum(not entry.expired for entry in claim.entries)
+    if used:
+        metrics.count(metrics.PERMITS_USED, "submit", lane, by=used)
+    elif claim.reason != "idle":
+        metrics.count(metrics.PERMITS_REFUSED, lane, claim.reason)
 
 
 def _entry(

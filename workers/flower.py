@@ -63,6 +63,12 @@ class Events(Protocol):
         blanks, runtime_ms for succeeded; code for failed and retried. Others are left out.
         """
 
+    @property
+    def sent(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
     def start(self) -> None: ...
 
     def close(self) -> None: ...
@@ -75,6 +81,8 @@ def job_events(app: Celery, settings: FlowerSettings, hostname: str) -> Events:
 
 class NoEvents:
     """Events switched off."""
+
+    sent = dropped = 0
 
     def emit(self, kind: str, job_id: str, **_fields: str | int) -> None:
         """Do nothing."""

@@ -12,8 +12,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import StateUnavailable
-from shared.jobs.transition import AnyTransition, Applied, context_json
+from shared.jobs.transition import AnyTransition, Applied, Transition, context_json
 from shared.redis.scripts import run_async
+from workers import metrics
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -58,7 +59,9 @@ class Recorder:
             self._start_flush()
         elif self._timer is None:
             self._timer = loop.call_later(WINDOW_S, self._start_flush)
-        return await future  # cancelled or not, the transition is on its way
+        applied = await future  # cancelled or not, the transition is on its way
+        _count(transition, applied)
+        return applied
 
     async def close(self, grace_s: float = RETRY_FOR_S) -> None:
         """Flush what is pending and wait for it; give up what is not recorded after `grace_s`."""
@@ -130,6 +133,14 @@ class Recorder:
                 await asyncio.sleep(RETRY_EVERY_S)
             else:
                 return reply
+
+
+def _count(transition: AnyTransition, applied: Applied) -> None:
+    if isinstance(transition, Transition):
+        change = transition.changes[max(0, applied - 1)]
+        metrics.count_transition("job", change.after, applied)
+    else:
+        metrics.count_transition("delivery", transition.after, applied)
 
 
 def _passes(error: ResponseError) -> bool:

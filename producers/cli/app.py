@@ -56,6 +56,11 @@ PLACES: Final = {
         "Run Flower in this terminal: jobs, their ends and errors, and a button that cancels.",
         context=PASS_ON,
     ),
+    "exporter": Place(
+        _CLI + "exporter",
+        "exporter",
+        "Serve what the store holds for Prometheus: queues, lanes, lags, money.",
+    ),
     "sandbox": Place(
         _CLI + "processes",
         "sandbox",

@@ -11,7 +11,7 @@ import pytest
 from shared.redis.scripts import script
 from shared.settings import Settings
 from tests.process import ROOT
-from tools import event_schemas, lifecycle_doc, lint_lua, settings_reference
+from tools import event_schemas, lifecycle_doc, lint_lua, metrics_doc, settings_reference
 
 READ_BACK = "from shared.settings import load_settings; print(load_settings().model_dump_json())"
 
@@ -22,9 +22,10 @@ READ_BACK = "from shared.settings import load_settings; print(load_settings().mo
         (".env.example", settings_reference.env_example()),
         ("docs/configuration.md", settings_reference.configuration_page()),
         ("docs/lifecycle.md", lifecycle_doc.render()),
+        ("docs/metrics.md", metrics_doc.render()),
         *((f"docs/webhooks/schema/{name}", text) for name, text in event_schemas.files().items()),
     ],
-    ids=["env", "configuration", "lifecycle", *event_schemas.files()],
+    ids=["env", "configuration", "lifecycle", "metrics", *event_schemas.files()],
 )
 def test_a_generated_page_is_current(page: str, expected: str) -> None:
     """The file equals what its generator gives."""

@@ -20,6 +20,7 @@ from shared.jobs.lifecycle import DeliveryState
 from shared.jobs.transition import Applied, DeliveryTransition
 from shared.webhooks.endpoints import resolve_endpoint
 from shared.webhooks.events import to_body
+from workers import metrics
 from workers.delivery.webhook import Delivered, Disabled, TryLater, next_delivery_delay
 from workers.stages.notify_events import batch_event, image_event
 
@@ -113,6 +114,7 @@ class NotifyStage:
             await self._again(entry, CROWDED_MS, "endpoint busy")
             return
         self._busy[host] += 1
+        sent_at = time.monotonic()
         try:
             outcome = await self._sender.send(
                 endpoint, event_id=entry.id, body=to_body(event), timestamp_s=entry.now_ms // 1000
@@ -123,6 +125,9 @@ class NotifyStage:
             self._silent.add(host)
         else:
             self._silent.discard(host)
+        if isinstance(outcome, Delivered):
+            waited_ms = entry.now_ms - (entry.number("created_at") or entry.now_ms)
+            metrics.observe(metrics.NOTIFY, waited_ms / 1000 + time.monotonic() - sent_at)
         await self._record(entry, outcome)
 
     async def _record(self, entry: Entry, outcome: DeliveryOutcome) -> None:
@@ -168,6 +173,8 @@ class NotifyStage:
             status=cause,
         )
         applied = await self._shop.recorder.apply(plan)
+        if counted and applied is Applied.FIRST:
+            metrics.count(metrics.DELIVERIES, after)
         log.info(
             "delivery_attempted",
             event_id=entry.id,

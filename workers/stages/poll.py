@@ -11,6 +11,7 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.quota.poll_schedule import is_given_up, is_long_sequential, next_delay_s
 from shared.retry import clamp_retry_after
+from workers import metrics
 from workers.providers.outcomes import (
     Missing,
     PollBlocked,
@@ -62,6 +63,7 @@ class PollStage:
             )
             outcome = lane.provider.poll_outcome(await self._client.send(request))
             plan = self._plan(entry, lane, outcome)
+            _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
         log.debug(
             "poll_attempted",
@@ -155,3 +157,13 @@ class PollStage:
 def _age_s(entry: Entry) -> float:
     """Give the time since the submit was recorded, by the state server's clock at the claim."""
     return (entry.now_ms - (entry.number("submitted_at") or entry.now_ms)) / 1000
+
+
+def _count(entry: Entry, lane: str, outcome: PollOutcome) -> None:
+    metrics.count(metrics.POLLS, lane, type(outcome).__name__)
+    match outcome:
+        case Succeeded() | ProviderFailed():
+            metrics.observe(metrics.GENERATE, _age_s(entry), lane)
+            metrics.observe(metrics.POLLS_PER_JOB, entry.number("polls") + 1, lane)
+        case PollThrottled():
+            metrics.count(metrics.THROTTLED, "poll", lane)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -20,6 +21,7 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition
 from shared.retry import backoff_s
 from shared.storage import artifact_key
+from workers import metrics
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
 from workers.stages.stage import shown, succeeded
@@ -69,6 +71,7 @@ class StoreStage:
         return await self._shop.claims.store(k, suspects=suspects)
 
     async def handle(self, entry: Entry) -> None:
+        claimed_at = time.monotonic()
         model = entry.fields.get("model", "")
         self._shop.events.emit("started", entry.id, **shown(entry, model, stage=JobState.STORING))
         urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
@@ -79,6 +82,8 @@ class StoreStage:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
         applied = await self._shop.recorder.apply(plan)
+        if applied is Applied.FIRST:
+            _count(entry, plan.changes[0].after, time.monotonic() - claimed_at)
         self._after(entry, plan, applied)
 
     async def _copy_all(
@@ -219,6 +224,14 @@ class StoreStage:
         else:
             self._shop.events.emit("failed", entry.id, code="copy_failed")
         self._shop.arm("notify", "", 0)
+
+
+def _count(entry: Entry, after: JobState, took_s: float) -> None:
+    outcomes = {JobState.COMPLETED: "stored", JobState.STORING: "again"}
+    metrics.count(metrics.STORE_TRIES, outcomes.get(after, "failed"))
+    if after is JobState.COMPLETED:
+        waited_ms = entry.now_ms - (entry.number("generated_at") or entry.now_ms)
+        metrics.observe(metrics.STORE, waited_ms / 1000 + took_s, entry.fields.get("lane", ""))
 
 
 def _transition(entry: Entry, change: Change) -> Transition:

@@ -22,6 +22,7 @@ from shared.errors import StorageError
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.retry import backoff_s, clamp_retry_after
+from workers import metrics
 from workers.claims import POISON_DEATHS, Claim, Entry
 from workers.providers.outcomes import (
     Accepted,
@@ -104,11 +105,14 @@ class SubmitStage:
         if time.monotonic() - asked_at >= SEND_WITHIN_S:
             outcome: SubmitOutcome = NotSent("process slept after the intent")
         else:
+            sent_at = time.monotonic()
             outcome = lane.provider.submit_outcome(await self._client.send(request))
+            metrics.observe(metrics.SUBMIT, time.monotonic() - sent_at, lane.name)
         await self._record(entry, lane, intent_id, outcome)
 
     async def _record(self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome) -> None:
         plan = self._plan(entry, lane, intent_id, outcome)
+        _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
         log.info(
             "submit_attempted",
@@ -233,6 +237,7 @@ class SubmitStage:
                 emit("started", entry.id, **shown(entry, lane.model, stage=change.after))
 
     async def _became_unknown(self, entry: Entry) -> None:
+        metrics.count(metrics.UNKNOWNS, entry.index.removeprefix("submit:"))
         if entry.fields.get("on_unknown") == "fail":
             await self._shop.recorder.apply(plans.plan_give_up_unknown(entry))
             self._shop.events.emit("failed", entry.id, code="unknown_outcome")
@@ -281,3 +286,13 @@ class SubmitStage:
         applied = await self._shop.recorder.apply(plan)
         self._tell(entry, lane, plan, applied, why="input_unavailable")
         log.warning("input_unavailable", job_id=entry.id, applied=applied.name)
+
+
+def _count(entry: Entry, lane: str, outcome: SubmitOutcome) -> None:
+    metrics.count(metrics.SUBMITS, lane, type(outcome).__name__)
+    match outcome:
+        case Accepted():
+            waited_ms = entry.now_ms - (entry.number("created_at") or entry.now_ms)
+            metrics.observe(metrics.WAIT, waited_ms / 1000, lane)
+        case Throttled():
+            metrics.count(metrics.THROTTLED, "submit", lane)

@@ -1,0 +1,53 @@
+"""Which counters of spending the exporter shows: those of accounts, and of scopes that settings cap by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from shared.money.caps import ANY_TENANT
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+_DAY_MS: Final = 86_400_000
+_WINDOWS: Final = ("day", "month", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class CapRow:
+    """One counter; `field` is its name in the hash of usage. limit_micros is None where nothing limits it."""
+
+    scope: str
+    window: str
+    currency: str
+    limit_micros: int | None
+    field: str
+
+
+def cap_rows(settings: Settings, now_ms: int) -> list[CapRow]:
+    """Give the counters of this day, month and of ever. Tenants are those named by a cap: a bounded set."""
+    wanted: dict[tuple[str, str, str], int | None] = {
+        (f"account:{name}", window, account.currency): None
+        for name, account in settings.accounts.items()
+        for window in _WINDOWS
+    }
+    for cap in settings.caps:
+        if cap.scope != ANY_TENANT:
+            wanted[cap.scope, cap.window, cap.currency] = cap.limit_micros
+    return [
+        CapRow(scope, window, currency, limit, f"{currency}|{scope}|{_period(window, now_ms)}")
+        for (scope, window, currency), limit in wanted.items()
+    ]
+
+
+def _period(window: str, now_ms: int) -> str:
+    """Name the period as `calendar.lua` does."""
+    match window:
+        case "day":
+            return f"d{now_ms // _DAY_MS}"
+        case "month":
+            return f"m{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m}"
+        case _:
+            return "t"
