@@ -20,6 +20,7 @@ from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import AsyncLink, AsyncSender
 from producers.overview import Overview, parse_overview, queue_overview
+from producers.pauses import pause_arguments
 from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
 from producers.waiters import AsyncWaiters
 from shared.errors import BatchNotFound, DarkroomError
@@ -244,6 +245,17 @@ class AsyncDarkroom:
         async with self._state():
             reply = await run_async(self._client, "freeze", self._keys.prefix, *arguments)
         return Frozen(reply.decode()) if reply else None
+
+    async def pause(
+        self, lane: str, paused: bool = True, *, by: str | None = None, why: str = "", dry_run: bool = False
+    ) -> bool:
+        """As Darkroom.pause."""
+        arguments = pause_arguments(self.settings, lane, paused, by or whoami(), why, dry_run)
+        async with self._state():
+            changed = bool(await run_async(self._client, "pause_lane", self._keys.prefix, *arguments))
+        if changed and not paused and not dry_run:
+            self._hints.hint([lane])
+        return changed
 
     async def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

@@ -19,6 +19,7 @@ from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import Link, Sender
 from producers.overview import Overview, parse_overview, queue_overview
+from producers.pauses import pause_arguments
 from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
 from producers.waiters import Waiters
 from shared.errors import BatchNotFound, DarkroomError
@@ -301,6 +302,17 @@ class Darkroom:
         with self._state():
             before = run(self._client, "freeze", self._keys.prefix, *arguments).decode()
         return Frozen(before) if before else None
+
+    def pause(
+        self, lane: str, paused: bool = True, *, by: str | None = None, why: str = "", dry_run: bool = False
+    ) -> bool:
+        """Pause a lane's submits, or let them go on (`paused=False`). False if it is so already."""
+        arguments = pause_arguments(self.settings, lane, paused, by or whoami(), why, dry_run)
+        with self._state():
+            changed = bool(run(self._client, "pause_lane", self._keys.prefix, *arguments))
+        if changed and not paused and not dry_run:
+            self._hints.hint([lane])
+        return changed
 
     def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

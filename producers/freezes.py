@@ -34,10 +34,15 @@ class Freeze:
 
 def freeze_arguments(what: Frozen | None, by: str, why: str) -> tuple[str, str, str]:
     """Give the arguments of freeze.lua; None goes on. Raises InvalidRequest."""
+    check_why(why)
+    return (what.value if what else "", by, why)
+
+
+def check_why(why: str) -> None:
+    """Raise InvalidRequest for a reason that is too long."""
     if len(why) > WHY_MAX_CHARS:
         rule = f"why must have at most {WHY_MAX_CHARS} characters"
         raise InvalidRequest((Issue("why", "length", rule, f"{len(why)} characters"),))
-    return (what.value if what else "", by, why)
 
 
 def parse_freeze(values: Sequence[bytes | None]) -> Freeze | None:

@@ -36,9 +36,14 @@ class LaneStatus:
     blocked_at: int | None = None
     closed_until: int | None = None
     probe_at: int | None = None
+    paused_at: int | None = None
+    paused_by: str = ""
+    paused_why: str = ""
 
     def condition(self, now_ms: int) -> str:
-        """Say in one word how it is: open, blocked, closed (throttled by the provider), probing."""
+        """Say in one word how it is: open, paused (by hand), blocked, closed (throttled by the provider), probing."""
+        if self.paused_at is not None:
+            return "paused"
         if self.blocked is not None:
             return "blocked"
         if self.closed_until is not None and self.closed_until > now_ms:
@@ -122,6 +127,9 @@ def _lane(name: str, replies: Sequence[Any], settings: Settings) -> LaneStatus:
         breaker=settings.worker.breaker_ambiguous,
         blocked=blocked.decode() if blocked is not None else None,
         blocked_at=number("blocked_at"),
+        paused_at=number("paused_at"),
+        paused_by=record.get(b"paused_by", b"").decode(),
+        paused_why=record.get(b"paused_why", b"").decode(),
         closed_until=number("closed_until"),
         probe_at=number("probe_at"),
     )

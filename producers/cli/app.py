@@ -30,6 +30,8 @@ PLACES: Final = {
     "freeze": Place(
         _CLI + "freeze", "freeze", "Stop spending, or everything, for all workers; or let them go on."
     ),
+    "pause": Place(_CLI + "pause", "pause", "Pause the submits of lanes."),
+    "resume": Place(_CLI + "pause", "resume", "Let the submits of paused lanes go on."),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),

@@ -183,6 +183,9 @@ def _why(lane: LaneStatus, condition: str, now_ms: int) -> str:
             return f"throttled by the provider, opens in {span((lane.closed_until or now_ms) - now_ms)}"
         case "probing":
             return f"{lane.ambiguous} submits in a row with an unknown outcome{_probe(lane, now_ms)}"
+        case "paused":
+            why = f" ({lane.paused_why})" if lane.paused_why else ""
+            return f"by {lane.paused_by} since {moment(lane.paused_at)}{why}: `darkroom resume {lane.name}`"
         case _:
             return ""
 

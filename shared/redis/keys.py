@@ -136,3 +136,8 @@ class Keys:
     def ended(self) -> str:
         """Pub/sub channel: ids of jobs that reached a terminal state."""
         return f"{self.prefix}ended"
+
+    @property
+    def audit(self) -> str:
+        """Stream: what operators did to the whole, who and why. The last 10,000 or so."""
+        return f"{self.prefix}audit"

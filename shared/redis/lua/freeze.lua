@@ -6,10 +6,12 @@
 -- Returns: what was frozen before, "" for nothing
 --!include keys
 --!include clock
+--!include audit
 local before = redis.call("HGET", K.control, "freeze") or ""
 if before == ARGV[3] then return before end
 redis.call("HDEL", K.control, "freeze", "freeze_by", "freeze_at", "freeze_why")
 if ARGV[3] ~= "" then
   redis.call("HSET", K.control, "freeze", ARGV[3], "freeze_by", ARGV[4], "freeze_at", NOW, "freeze_why", ARGV[5])
 end
+audit_note(ARGV[4], "freeze", ARGV[3] == "" and "off" or ARGV[3], ARGV[5])
 return before

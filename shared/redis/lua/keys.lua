@@ -25,4 +25,5 @@ local K = {
   orphans = P .. "orphans",
   workers = P .. "workers",
   ended = P .. "ended",
+  audit = P .. "audit",
 }

@@ -1,0 +1,36 @@
+"""Pausing a lane by hand: `darkroom pause` and `darkroom resume`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.integration.producers.conftest import FOX
+from tests.integration.producers.test_cli import Cli, cli
+
+if TYPE_CHECKING:
+    from producers import Darkroom
+    from tests.integration.producers.conftest import FakeWorker
+
+__all__ = ["cli"]  # the fixture is used by name
+
+
+def test_a_paused_lane_is_shown_and_resumed(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:
+    """A dry run changes nothing; a pause keeps the job queued; resume lets it be claimed."""
+    job_id = darkroom.enqueue(FOX).job_id
+    lanes = [lane.name for lane in darkroom.overview().lanes]
+    assert f"{lanes[0]}: would be paused" in cli.run("pause", *lanes, "--dry-run").stdout
+    assert {lane.condition(0) for lane in darkroom.overview().lanes} == {"open"}
+    assert cli.run("pause", *lanes, "--as", "anna", "--why", "odd bill").stdout.startswith(
+        f"{lanes[0]}: paused\n"
+    )
+    assert "by anna since" in " ".join(cli.run("status").stdout.split())
+    assert worker.claim() == []
+    assert f"{lanes[0]}: resumed" in cli.run("resume", *lanes).stdout
+    assert worker.claim() == [job_id]
+
+
+def test_a_wrong_lane_is_named(cli: Cli) -> None:
+    """The message lists the lanes there are."""
+    done = cli.run("pause", "nowhere/nothing")
+    assert done.returncode == 2
+    assert "lane must be one of" in done.stderr
