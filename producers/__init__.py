@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from producers.aio import AsyncDarkroom
+    from producers.audits import AuditEntry
     from producers.client import Darkroom
     from producers.freezes import Freeze, Frozen
     from producers.overview import LaneStatus, Overview
@@ -61,6 +62,7 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
     "Receipt",
     # jobs, batches, the whole
     "Artifact",
+    "AuditEntry",
     "BatchStatus",
     "CancelOutcome",
     "CancelResult",
@@ -92,6 +94,7 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
 
 _HOMES: Final = {
     "producers.aio": ("AsyncDarkroom",),
+    "producers.audits": ("AuditEntry",),
     "producers.client": ("Darkroom",),
     "producers.freezes": ("Freeze", "Frozen"),
     "producers.overview": ("LaneStatus", "Overview"),

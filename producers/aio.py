@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
+from producers.audits import AuditEntry, parse_audit
 from producers.bulk import Bulk
 from producers.core import (
     Core,
@@ -256,6 +257,13 @@ class AsyncDarkroom:
         if changed and not paused and not dry_run:
             self._hints.hint([lane])
         return changed
+
+    async def audit(self, limit: int = 1000) -> list[AuditEntry]:
+        """As Darkroom.audit."""
+        client: Any = self._client
+        async with self._state():
+            rows = await client.xrevrange(self._keys.audit, count=limit)
+        return parse_audit(rows)
 
     async def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
+from producers.audits import AuditEntry, parse_audit
 from producers.bulk import Bulk
 from producers.core import (
     Core,
@@ -313,6 +314,12 @@ class Darkroom:
         if changed and not paused and not dry_run:
             self._hints.hint([lane])
         return changed
+
+    def audit(self, limit: int = 1000) -> list[AuditEntry]:
+        """Read who froze and paused what, newest first."""
+        with self._state():
+            rows: Any = self._client.xrevrange(self._keys.audit, count=limit)
+        return parse_audit(rows)
 
     def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")

@@ -32,6 +32,7 @@ PLACES: Final = {
     ),
     "pause": Place(_CLI + "pause", "pause", "Pause the submits of lanes."),
     "resume": Place(_CLI + "pause", "resume", "Let the submits of paused lanes go on."),
+    "audit": Place(_CLI + "audit", "audit", "Show who froze or paused what, when and why."),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),

@@ -32,6 +32,8 @@ def resume(
 
 def _change(lanes: list[str], paused: bool, why: str, by: str | None, dry_run: bool, as_json: bool) -> None:
     with opened() as darkroom:
+        for lane in lanes:  # a wrong name is refused before anything has changed
+            darkroom.pause(lane, paused, by=by, why=why, dry_run=True)
         done = [(lane, darkroom.pause(lane, paused, by=by, why=why, dry_run=dry_run)) for lane in lanes]
     if as_json:
         lines = [{"lane": lane, "paused": paused, "changed": changed} for lane, changed in done]

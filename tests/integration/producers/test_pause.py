@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from producers import Frozen
 from tests.integration.producers.conftest import FOX
 from tests.integration.producers.test_cli import Cli, cli
 
@@ -34,3 +35,29 @@ def test_a_wrong_lane_is_named(cli: Cli) -> None:
     done = cli.run("pause", "nowhere/nothing")
     assert done.returncode == 2
     assert "lane must be one of" in done.stderr
+
+
+def test_nothing_changes_if_one_of_the_lanes_is_wrong(cli: Cli, darkroom: Darkroom) -> None:
+    """Names are judged before the first lane is paused."""
+    lane = darkroom.overview().lanes[0].name
+    assert cli.run("pause", lane, "nowhere/nothing").returncode == 2
+    assert {each.condition(0) for each in darkroom.overview().lanes} == {"open"}
+    assert darkroom.audit() == []
+
+
+def test_the_audit_says_who_did_what(cli: Cli, darkroom: Darkroom) -> None:
+    """Newest first; what changed nothing is not in it."""
+    assert "nothing was frozen or paused yet" in cli.run("audit").stdout
+    lane = darkroom.overview().lanes[0].name
+    darkroom.pause(lane, by="anna", why="odd bill")
+    darkroom.pause(lane, by="ben")
+    darkroom.freeze(Frozen.EVERYTHING, by="cleo")
+    darkroom.freeze(None, by="cleo", why="all clear")
+    told = [(entry.who, entry.what, entry.on, entry.why) for entry in darkroom.audit()]
+    assert told == [
+        ("cleo", "freeze", "off", "all clear"),
+        ("cleo", "freeze", "everything", ""),
+        ("anna", "pause", f"lane {lane}", "odd bill"),
+    ]
+    assert [row["who"] for row in cli.json("audit", "--limit", "2")["entries"]] == ["cleo", "cleo"]
+    assert "odd bill" in cli.run("audit").stdout
