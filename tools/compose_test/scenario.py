@@ -47,6 +47,7 @@ class Scenario:
     provider: str = ""
     sink: str = ""
     unknown_before_roll: frozenset[str] = field(default_factory=frozenset)
+    unknowns: int = 0
 
     def play(self) -> None:
         self._build()
@@ -174,6 +175,7 @@ class Scenario:
     def _judge_unknowns(self, killed_at_ms: int) -> None:
         jobs = self._jobs()
         unknown = [job for job in jobs if job["state"] == "unknown"]
+        self.unknowns = len(unknown)
         states = Counter(job["state"] for job in jobs)
         completed = states["completed"]
         self.verdict.note("jobs at the end of the day", dict(states), completed + len(unknown) == JOBS)
@@ -220,16 +222,18 @@ class Scenario:
         self.verdict.expect("images missing or other than recorded", len(seen["bad_objects"]), 0)
 
     def _judge_webhooks(self) -> None:
-        wanted = {"image.completed": JOBS, "batch.completed": 1}
+        wanted = {"image.completed": JOBS, "batch.completed": 1, "image.unknown": self.unknowns}
+        wanted = {kind: count for kind, count in wanted.items() if count}
+        events = sum(wanted.values())
 
         def summary() -> dict[str, Any]:
             return _get(f"{self.sink}/summary")
 
         with _tolerated():
-            wait_until(lambda: summary()["verified_unique_ids"] >= JOBS + 1, 60, "all webhooks arrived")
+            wait_until(lambda: summary()["verified_unique_ids"] >= events, 60, "all webhooks arrived")
         found = summary()
-        self.verdict.expect("webhook events, each verified", found["verified_unique_ids"], JOBS + 1)
-        self.verdict.note("kinds of events", found["by_type"], {*found["by_type"]} == {*wanted})
+        self.verdict.expect("webhook events, each verified", found["verified_unique_ids"], events)
+        self.verdict.expect("kinds of events", found["by_type"], wanted)
         self.verdict.expect("webhooks with a bad signature", found["bad_signature"], 0)
 
     # --- what the steps share ---
