@@ -177,6 +177,7 @@ class Scrape:
         self._set(m.AMBIGUOUS, ambiguous, lane)
         self._ambiguous[lane] = ambiguous
         self._set(m.BLOCKED, "blocked" in record, lane)
+        self._set(m.PAUSED, "paused_at" in record, lane)
         self._set(m.CLOSED, max(0.0, at("closed_until") - self._now_ms) / 1000, lane)
         self._set(m.CAPPED, at("capped_until") > self._now_ms, lane)
 

@@ -160,7 +160,8 @@ def cancel_outcome(before: Job) -> CancelOutcome:
 class BatchStatus:
     """A batch as it was when read. Instants are unix ms; `counts` has every state; money in micros of `currency`.
 
-    `errors` counts its failures by their code, the most frequent first.
+    `errors` counts its failures by their code, the most frequent first. `stopped` is the cap that ended it early, at
+    `stopped_at`: max_cost or max_failed; what was queued then is cancelled.
     """
 
     name: str
@@ -176,6 +177,10 @@ class BatchStatus:
     completed_at: int | None = None
     stalled_at: int | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
+    max_cost_micros: int | None = None
+    max_failed_percent: float | None = None
+    stopped: str | None = None
+    stopped_at: int | None = None
 
     @property
     def done(self) -> int:
@@ -210,6 +215,10 @@ class BatchStatus:
             completed_at=number("completed_at"),
             stalled_at=number("stalled_at"),
             errors=_errors(record),
+            max_cost_micros=number("max_cost"),
+            max_failed_percent=ppm / 10_000 if (ppm := number("max_failed_ppm")) is not None else None,
+            stopped=stopped.decode() if (stopped := record.get(b"stopped")) else None,
+            stopped_at=number("stopped_at"),
         )
 
 

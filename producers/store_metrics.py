@@ -54,7 +54,12 @@ BREAKER: Final = _gauge(
     "lane_breaker_open", "1 while so many are ambiguous or stuck that one probe goes out at a time.", "lane"
 )
 BLOCKED: Final = _gauge(
-    "lane_blocked", "1 while submits are paused, for example for a wrong key or an empty account.", "lane"
+    "lane_blocked",
+    "1 while the provider's answer keeps submits back, such as for a wrong key or an empty account.",
+    "lane",
+)
+PAUSED: Final = _gauge(
+    "lane_paused", "1 while somebody has paused the lane's submits (`darkroom pause`).", "lane"
 )
 CLOSED: Final = _gauge("lane_closed_seconds", "Time until a 429's closure ends; 0 when open.", "lane")
 CAPPED: Final = _gauge("lane_capped", "1 while a cap of the account stops submits.", "lane")
@@ -92,6 +97,6 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
-    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
+    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
     STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

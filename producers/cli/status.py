@@ -258,9 +258,23 @@ def batch_facts(found: BatchStatus) -> Iterator[tuple[str, Any]]:
     yield "jobs", counts or "none"
     yield "images", str(found.images)
     yield "cost", money(found.cost_micros, found.currency)
+    yield from _caps(found)
     yield "created", moment(found.created_at)
     yield "sealed", moment(found.sealed_at) if found.sealed else "no: it takes more jobs, and cannot complete"
     if found.completed_at:
         yield "completed", moment(found.completed_at)
     elif found.stalled_at:
         yield "stalled", f"{moment(found.stalled_at)}: only jobs with an unknown outcome are left"
+
+
+def _caps(found: BatchStatus) -> Iterator[tuple[str, str]]:
+    limits = []
+    if found.max_cost_micros is not None:
+        limits.append(f"before it costs more than {money(found.max_cost_micros, found.currency)}")
+    if found.max_failed_percent is not None:
+        limits.append(f"when more than {found.max_failed_percent:g} % failed")
+    if limits:
+        yield "stops", ", or ".join(limits)
+    if found.stopped and found.stopped_at:
+        reached = {"max_cost": "its cost", "max_failed": "its failures"}.get(found.stopped, found.stopped)
+        yield "stopped", f"{moment(found.stopped_at)} by {reached}; what was queued is cancelled, free"

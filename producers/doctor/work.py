@@ -48,6 +48,11 @@ def _lanes(overview: Overview) -> Iterator[Finding]:
             case "blocked":
                 do = "Correct the account's key or balance; the next try opens it."
                 yield bad("work", f"lane {lane.name} is blocked ({lane.blocked})", do)
+            case "paused":
+                what = f"lane {lane.name} is paused by {lane.paused_by}" + (
+                    f" ({lane.paused_why})" if lane.paused_why else ""
+                )
+                yield beware("work", what, f"`darkroom resume {lane.name}` when the cause is gone.")
             case "probing":
                 what = f"lane {lane.name}: {lane.ambiguous} submits in a row had an unknown outcome"
                 yield beware("work", what, "It tries one at a time until one is clear; look at the provider.")

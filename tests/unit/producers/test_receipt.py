@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from producers.cli.status import batch_facts
 from producers.receipt import BatchReceipt, BatchStatus, Dispositions, ItemReceipt, cancel_outcome
 from shared.errors import Issue
 from shared.jobs.enqueue import Disposition, new_job_ids
@@ -97,3 +98,22 @@ def test_a_batch_is_settled_when_nothing_moves(completed: int, unknown: int, set
     """All ended, or only unknown jobs left."""
     record = {b"total": b"3", b"n:completed": b"%d" % completed, b"n:unknown": b"%d" % unknown}
     assert BatchStatus.parse("b", "acme", "CNY", record).settled is settled
+
+
+def test_a_batch_says_what_stops_it_and_what_has() -> None:
+    """Caps as they were given, and the one that was reached; none if it has none."""
+    record = {
+        b"max_cost": b"40000000",
+        b"max_failed_ppm": b"25000",
+        b"stopped": b"max_cost",
+        b"stopped_at": b"7",
+    }
+    status = BatchStatus.parse("b", "acme", "CNY", record)
+    assert (status.max_cost_micros, status.max_failed_percent) == (40_000_000, 2.5)
+    assert (status.stopped, status.stopped_at) == ("max_cost", 7)
+    bare = BatchStatus.parse("b", "acme", "CNY", {})
+    assert (bare.max_cost_micros, bare.max_failed_percent, bare.stopped) == (None, None, None)
+    told = dict(batch_facts(status))
+    assert told["stops"] == "before it costs more than ¥40.00, or when more than 2.5 % failed"
+    assert told["stopped"].endswith("by its cost; what was queued is cancelled, free")
+    assert not {"stops", "stopped"} & dict(batch_facts(bare)).keys()
