@@ -20,6 +20,7 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition
 from shared.retry import backoff_s
 from shared.storage import artifact_key
+from workers import crash_points
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
 from workers.stages.stage import shown, succeeded
@@ -69,6 +70,7 @@ class StoreStage:
         return await self._shop.claims.store(k, suspects=suspects)
 
     async def handle(self, entry: Entry) -> None:
+        crash_points.cross("store.claimed")
         model = entry.fields.get("model", "")
         self._shop.events.emit("started", entry.id, **shown(entry, model, stage=JobState.STORING))
         urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
@@ -79,6 +81,7 @@ class StoreStage:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
         applied = await self._shop.recorder.apply(plan)
+        crash_points.cross("store.recorded")
         self._after(entry, plan, applied)
 
     async def _copy_all(
@@ -101,6 +104,7 @@ class StoreStage:
         found = await self._downloader.fetch(url, deadline_s=self._settings.worker.download_timeout_s)
         if isinstance(found, DownloadFailure):
             return found
+        crash_points.cross("store.downloaded")
         try:
             return await self._put(entry, index, found)
         except StorageError as error:
@@ -113,6 +117,7 @@ class StoreStage:
         await self._store.put_file(
             key, found.path, sha256=found.sha256, media_type=found.media_type, size_bytes=found.size_bytes
         )
+        crash_points.cross("store.put")
         return {
             "index": index,
             "media_type": found.media_type,
