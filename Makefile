@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format lint types imports lua compose compose-test fmt docs lock clean venv
+.PHONY: help demo test faults check format lint types imports lua compose compose-test fmt docs lock clean venv
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,10 @@ demo: $(RUN_STAMP) ## the whole system on example jobs; ARGS=--json for figures
 test: $(DEV_STAMP) ## every test against real servers, nothing skipped
 	@tools/debian-packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
+
+faults: $(DEV_STAMP) ## every staged fault, judged by the provider's ledger: minutes; ARGS=--json for the table
+	@tools/debian-packages redis-server=redis-server
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 check: prerequisites format lint types imports lua compose test ## format, lint, types, imports, Lua lint, compose file, tests
 

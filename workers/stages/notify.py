@@ -20,7 +20,7 @@ from shared.jobs.lifecycle import DeliveryState
 from shared.jobs.transition import Applied, DeliveryTransition
 from shared.webhooks.endpoints import resolve_endpoint
 from shared.webhooks.events import to_body
-from workers import metrics
+from workers import crash_points, metrics
 from workers.delivery.webhook import Delivered, Disabled, TryLater, next_delivery_delay
 from workers.stages.notify_events import batch_event, image_event
 
@@ -64,6 +64,7 @@ class NotifyStage:
         return await self._shop.claims.notify(k, suspects=suspects)
 
     async def handle(self, entry: Entry) -> None:
+        crash_points.cross("notify.claimed")
         if entry.poisoned:
             await self._apply(entry, DeliveryState.EXHAUSTED, cause="poison", counted=False)
             return
@@ -121,6 +122,7 @@ class NotifyStage:
             )
         finally:
             self._busy[host] -= 1
+        crash_points.cross("notify.sent")
         if isinstance(outcome, TryLater) and outcome.cause == "timeout":
             self._silent.add(host)
         else:
@@ -173,6 +175,7 @@ class NotifyStage:
             status=cause,
         )
         applied = await self._shop.recorder.apply(plan)
+        crash_points.cross("notify.recorded")
         if counted and applied is Applied.FIRST:
             metrics.count(metrics.DELIVERIES, after)
         log.info(

@@ -11,7 +11,7 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.quota.poll_schedule import is_given_up, is_long_sequential, next_delay_s
 from shared.retry import clamp_retry_after
-from workers import metrics
+from workers import crash_points, metrics
 from workers.providers.outcomes import (
     Missing,
     PollBlocked,
@@ -53,6 +53,7 @@ class PollStage:
         return await self._shop.claims.poll(self._lanes[lane], k, suspects=suspects)
 
     async def handle(self, entry: Entry) -> None:
+        crash_points.cross("poll.claimed")
         lane = self._lanes[entry.index.removeprefix("poll:")]
         if entry.poisoned:
             plan = self._poison(entry, lane)
@@ -62,9 +63,11 @@ class PollStage:
                 entry.fields["generation_id"], deadline_s=self._settings.worker.poll_timeout_s
             )
             outcome = lane.provider.poll_outcome(await self._client.send(request))
+            crash_points.cross("poll.answered")
             plan = self._plan(entry, lane, outcome)
             _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
+        crash_points.cross("poll.recorded")
         log.debug(
             "poll_attempted",
             job_id=entry.id,

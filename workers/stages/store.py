@@ -21,7 +21,7 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition
 from shared.retry import backoff_s
 from shared.storage import artifact_key
-from workers import metrics
+from workers import crash_points, metrics
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
 from workers.stages.stage import shown, succeeded
@@ -71,6 +71,7 @@ class StoreStage:
         return await self._shop.claims.store(k, suspects=suspects)
 
     async def handle(self, entry: Entry) -> None:
+        crash_points.cross("store.claimed")
         claimed_at = time.monotonic()
         model = entry.fields.get("model", "")
         self._shop.events.emit("started", entry.id, **shown(entry, model, stage=JobState.STORING))
@@ -82,6 +83,7 @@ class StoreStage:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
         applied = await self._shop.recorder.apply(plan)
+        crash_points.cross("store.recorded")
         if applied is Applied.FIRST:
             _count(entry, plan.changes[0].after, time.monotonic() - claimed_at)
         self._after(entry, plan, applied)
@@ -106,6 +108,7 @@ class StoreStage:
         found = await self._downloader.fetch(url, deadline_s=self._settings.worker.download_timeout_s)
         if isinstance(found, DownloadFailure):
             return found
+        crash_points.cross("store.downloaded")
         try:
             return await self._put(entry, index, found)
         except StorageError as error:
@@ -118,6 +121,7 @@ class StoreStage:
         await self._store.put_file(
             key, found.path, sha256=found.sha256, media_type=found.media_type, size_bytes=found.size_bytes
         )
+        crash_points.cross("store.put")
         return {
             "index": index,
             "media_type": found.media_type,

@@ -22,7 +22,7 @@ from shared.errors import StorageError
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.retry import backoff_s, clamp_retry_after
-from workers import metrics
+from workers import crash_points, metrics
 from workers.claims import POISON_DEATHS, Claim, Entry
 from workers.providers.outcomes import (
     Accepted,
@@ -85,6 +85,7 @@ class SubmitStage:
         if entry.expired:
             await self._recover(entry, lane)
             return
+        crash_points.cross("submit.claimed")
         self._shop.events.emit("received", entry.id, **shown(entry, lane.model))
         try:
             wire = await self._inputs.wire(from_json(entry.spec)["request"])
@@ -101,12 +102,14 @@ class SubmitStage:
         asked_at = time.monotonic()
         if await self._shop.recorder.apply(plans.plan_intent(entry, lane, intent_id)) is not Applied.FIRST:
             return
+        crash_points.cross("submit.intent_written")
         self._shop.events.emit("started", entry.id, **shown(entry, lane.model, stage="submitting"))
         if time.monotonic() - asked_at >= SEND_WITHIN_S:
             outcome: SubmitOutcome = NotSent("process slept after the intent")
         else:
             sent_at = time.monotonic()
             outcome = lane.provider.submit_outcome(await self._client.send(request))
+            crash_points.cross("submit.posted")
             metrics.observe(metrics.SUBMIT, time.monotonic() - sent_at, lane.name)
         await self._record(entry, lane, intent_id, outcome)
 
@@ -114,6 +117,7 @@ class SubmitStage:
         plan = self._plan(entry, lane, intent_id, outcome)
         _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
+        crash_points.cross("submit.recorded")
         log.info(
             "submit_attempted",
             job_id=entry.id,

@@ -1,0 +1,31 @@
+"""The table of a campaign: one JSON line per fault, in the file that `python -m tests.faults` names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.faults.judge import Verdict
+
+VARIABLE: Final = "FAULTS_TABLE"
+
+
+def note_row(fault: str, seed: int, verdict: Verdict, recovered_s: float) -> None:
+    """Append a row, if a table is wanted. `recovered_s`: from the next worker's readiness to the last job's end."""
+    if not (path := os.environ.get(VARIABLE)):
+        return
+    row = {
+        "fault": fault,
+        "seed": seed,
+        "jobs": verdict.jobs,
+        "lost": verdict.lost,
+        "double_charged": verdict.double_charged,
+        "forgotten": verdict.forgotten,
+        "duplicate_events": verdict.duplicate_events,
+        "recovered_s": round(recovered_s, 1),
+    }
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")  # one short write: rows of parallel tests do not mix
