@@ -22,6 +22,7 @@ PLACES: Final = {
         "batch",
         "Show a batch, or seal it.",
     ),
+    "watch": Place(_CLI + "watch", "watch", "Show a batch's progress until it is complete."),
     "cancel": Place(
         _CLI + "cancel",
         "cancel",
