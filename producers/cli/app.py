@@ -23,6 +23,7 @@ PLACES: Final = {
         "Show a batch, or seal it.",
     ),
     "watch": Place(_CLI + "watch", "watch", "Show a batch's progress until it is complete."),
+    "top": Place(_CLI + "top", "top", "Show lanes, queues, stages and spending, once a second."),
     "cancel": Place(
         _CLI + "cancel",
         "cancel",
