@@ -1,4 +1,4 @@
-"""`darkroom watch`: the progress of a batch until it is complete. Looks, never changes."""
+"""`darkroom watch`: the progress of a batch, or of all jobs, until it is over. Looks, never changes."""
 
 from __future__ import annotations
 
@@ -10,57 +10,79 @@ import typer
 
 from producers.cli import one_line
 from producers.cli.terminal import TenantOption, console, opened
-from producers.cli.watch_view import Sample, exit_code, frame, over, rate, recent, remarks, summary
+from producers.cli.watch_view import (
+    Progress,
+    Sample,
+    exit_code,
+    frame,
+    of_all,
+    of_batch,
+    over,
+    rate,
+    recent,
+    remarks,
+    summary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-    from producers import BatchStatus, Darkroom
+    from producers import Darkroom
 
 EVERY_S: Final = 0.5
 QUIET_S: Final = 3.0  # only unknown jobs left for this long: a policy may still take them out
 
 
 def watch(
-    batch: Annotated[str, typer.Argument(help="The batch.")],
+    batch: Annotated[str | None, typer.Argument(help="The batch; without it, all jobs.")] = None,
     tenant: TenantOption = None,
 ) -> None:
-    """Show a batch's progress until it is complete; a line per change when not on a terminal.
+    """Show a batch's progress until it is complete, or that of all jobs until none is on its way.
 
-    Exit code 0: all completed or cancelled. 1: jobs failed, or only jobs with an unknown outcome are left.
+    A line per change when not on a terminal. Exit code 0: all completed or were cancelled. 1: jobs failed (of all
+    jobs: since the watch began), or only jobs with an unknown outcome are left.
     """
+    if batch is None and tenant is not None:
+        raise typer.BadParameter("--tenant is of a batch: give its name, too")
     out = console()
     with opened() as darkroom, _shown(out) as show:
-        last = _follow(darkroom, batch, tenant, show)
-    head = "completed" if over(last) else "stopped: only jobs with an unknown outcome are left"
-    out.print(one_line(f"batch {last.name} {head}; {summary(last)}"))
+        last = _follow(_reader(darkroom, batch, tenant), show)
+    name = "all jobs" if last.batch is None else f"batch {last.batch}"
+    end = "completed" if last.batch else "ended"
+    head = end if over(last) else "stopped: only jobs with an unknown outcome are left"
+    out.print(one_line(f"{name} {head}; {summary(last)}"))
     for remark in remarks(last):
         out.print(one_line(f"! {remark}"), style="yellow")
     raise typer.Exit(exit_code(last))
 
 
-def _follow(
-    darkroom: Darkroom, name: str, tenant: str | None, show: Callable[[BatchStatus, float], None]
-) -> BatchStatus:
-    """Show it until it is complete, or nothing but unknown jobs has been left for a while."""
+def _reader(darkroom: Darkroom, batch: str | None, tenant: str | None) -> Callable[[], Progress]:
+    if batch is not None:
+        return lambda: of_batch(darkroom.batch(batch, tenant))
+    before = darkroom.overview().counts
+    return lambda: of_all(darkroom.overview().counts, before)
+
+
+def _follow(read: Callable[[], Progress], show: Callable[[Progress, float], None]) -> Progress:
+    """Show it until it is over, or nothing but unknown jobs has been left for a while."""
     samples: list[Sample] = []
     stuck_since: float | None = None
     while True:
-        status, now_s = darkroom.batch(name, tenant), time.monotonic()
-        samples = recent([*samples, Sample(now_s, status.done)], now_s)
-        show(status, rate(samples))
-        stuck = status.sealed and status.settled
+        progress, now_s = read(), time.monotonic()
+        samples = recent([*samples, Sample(now_s, progress.done)], now_s)
+        show(progress, rate(samples))
+        stuck = progress.sealed and progress.settled
         stuck_since = (stuck_since or now_s) if stuck else None
-        if over(status) or (stuck_since is not None and now_s - stuck_since > QUIET_S):
-            return status
+        if over(progress) or (stuck_since is not None and now_s - stuck_since > QUIET_S):
+            return progress
         time.sleep(EVERY_S)
 
 
 @contextmanager
-def _shown(out: Console) -> Iterator[Callable[[BatchStatus, float], None]]:
-    """Give what shows a status: a frame that is redrawn on a terminal, else a line per change."""
+def _shown(out: Console) -> Iterator[Callable[[Progress, float], None]]:
+    """Give what shows progress: a frame that is redrawn on a terminal, else a line per change."""
     if not out.is_terminal:
         yield _speaker(out)
         return
@@ -69,19 +91,19 @@ def _shown(out: Console) -> Iterator[Callable[[BatchStatus, float], None]]:
 
     with Live(console=out, transient=True, auto_refresh=False) as live:
 
-        def show(status: BatchStatus, per_s: float) -> None:
-            lines = (one_line(line) for line in frame(status, per_s, out.width))
+        def show(progress: Progress, per_s: float) -> None:
+            lines = (one_line(line) for line in frame(progress, per_s, out.width))
             live.update(Text("\n".join(lines)), refresh=True)
 
         yield show
 
 
-def _speaker(out: Console) -> Callable[[BatchStatus, float], None]:
+def _speaker(out: Console) -> Callable[[Progress, float], None]:
     said = ""
 
-    def speak(status: BatchStatus, _per_s: float) -> None:
+    def speak(progress: Progress, _per_s: float) -> None:
         nonlocal said
-        if (line := one_line(summary(status))) != said:
+        if (line := one_line(summary(progress))) != said:
             said = line
             out.file.write(line + "\n")
             out.file.flush()  # who reads a pipe reads it now

@@ -24,12 +24,12 @@ DARKROOM = str(Path(sys.executable).with_name("darkroom"))
 NARROW_COLUMNS = 40
 
 
-def start(state: State, folder: Path, name: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start the command on a batch with the test's settings."""
+def start(state: State, folder: Path, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Start the command with the test's settings."""
     env = {**os.environ, **environment(state.settings), "NO_COLOR": "1", "TERM": "xterm"}
     env.pop("COLUMNS", None)  # it would outrank the terminal's own width
     return subprocess.Popen(
-        [DARKROOM, "watch", name],
+        [DARKROOM, "watch", *words],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -88,7 +88,7 @@ def test_a_narrow_terminal_is_redrawn_without_colour(
     complete(worker, worker.claim()[0])
     ours, theirs = pty.openpty()
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 24, NARROW_COLUMNS, 0, 0))
-    with start(state, tmp_path, "foxes", theirs) as process:
+    with start(state, tmp_path, "foxes", stdout=theirs) as process:
         assert process.wait(timeout=30) == 0
     shown = os.read(ours, 65536).decode()
     os.close(ours)
@@ -105,3 +105,28 @@ def test_a_batch_that_is_not_there_is_one_sentence(state: State, tmp_path: Path)
         out, err = process.communicate(timeout=30)
     assert (out, len(err.splitlines())) == ("", 1)
     assert process.returncode != 0
+
+
+def test_without_a_batch_it_is_of_all_jobs(
+    state: State, tmp_path: Path, darkroom: Darkroom, worker: FakeWorker
+) -> None:
+    """What ended before is left out; it ends when no job is on its way."""
+    darkroom.enqueue_many([FOX, FOX, FOX])
+    complete(worker, worker.claim()[0])
+    with start(state, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0 of 2 ended: 2 queued\n"
+        first, second = worker.claim(2)
+        complete(worker, first)
+        worker.fail(second)
+        out, _ = process.communicate(timeout=30)
+    assert "all jobs ended; 2 of 2 ended: 1 completed, 1 failed" in out
+    assert process.returncode == 1
+
+
+def test_a_tenant_alone_is_refused(state: State, tmp_path: Path) -> None:
+    """It says whose batch is meant."""
+    with start(state, tmp_path, "--tenant", "acme") as process:
+        _, err = process.communicate(timeout=30)
+    assert "--tenant is of a batch" in err
+    assert process.returncode == 2

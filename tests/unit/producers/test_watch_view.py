@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from producers import BatchStatus
-from producers.cli.watch_view import Sample, exit_code, frame, over, pace, rate, recent, remarks, summary
+from producers.cli.watch_view import (
+    Progress,
+    Sample,
+    exit_code,
+    frame,
+    of_all,
+    of_batch,
+    over,
+    pace,
+    rate,
+    recent,
+    remarks,
+    summary,
+)
 from shared.jobs.lifecycle import JobState
 
 
-def batch(*, sealed: bool = True, **counts: int) -> BatchStatus:
+def batch(*, sealed: bool = True, **counts: int) -> Progress:
     """Give a batch with so many jobs by state."""
     every: dict[str, int] = {state: counts.get(state.value, 0) for state in JobState}
-    return BatchStatus("foxes", "default", sum(counts.values()), every, sealed, 3, 600_000, "CNY")
+    status = BatchStatus("foxes", "default", sum(counts.values()), every, sealed, 3, 600_000, "CNY")
+    return of_batch(status)
+
+
+def test_all_jobs_leave_out_those_that_had_ended() -> None:
+    """The counts of ended states are of all time; those on their way are of now, whenever they came."""
+    before = {state.value: 0 for state in JobState} | {"completed": 100, "queued": 7}
+    now = before | {"completed": 104, "queued": 3, "failed": 1}
+    found = of_all(now, before)
+    assert summary(found) == "5 of 8 ended: 3 queued, 4 completed, 1 failed"
+    assert not over(found)
+    assert of_all(before, before).done == 0
 
 
 def test_the_rate_is_of_the_window() -> None:
