@@ -9,9 +9,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, enqueue
+from bench import drain, enqueue, top
 
-BENCHES = {"enqueue": enqueue.measure, "drain": drain.measure}
+BENCHES = {"enqueue": enqueue.measure, "drain": drain.measure, "top": top.measure}
 
 
 def main() -> int:

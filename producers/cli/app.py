@@ -22,6 +22,10 @@ PLACES: Final = {
         "batch",
         "Show a batch, or seal it.",
     ),
+    "watch": Place(
+        _CLI + "watch", "watch", "Show the progress of a batch, or of all jobs, until it is over."
+    ),
+    "top": Place(_CLI + "top", "top", "Show lanes, queues, stages and spending, once a second."),
     "cancel": Place(
         _CLI + "cancel",
         "cancel",

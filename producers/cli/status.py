@@ -140,7 +140,7 @@ def _show_overview(darkroom: Darkroom, as_json: bool) -> None:
     out.print(_pairs(_whole_facts(overview, darkroom.settings.flower.url)))
     out.print()
     out.print(_lanes(overview, out.width))
-    for remark in _remarks(overview):
+    for remark in remarks(overview):
         out.print(f"! {remark}", style="yellow")
 
 
@@ -169,12 +169,12 @@ def _lanes(overview: Overview, width: int) -> Table:
         condition = lane.condition(overview.at_ms)
         style = "green" if condition == "open" else "bold red" if condition == "blocked" else "yellow"
         cells = (str(lane.submitting), str(lane.in_flight), str(lane.polling))[: len(numbers)]
-        why = Text(one_line(_why(lane, condition, overview.at_ms)))
+        why = Text(one_line(why_not_open(lane, condition, overview.at_ms)))
         table.add_row(lane.name, Text(condition, style=style), *cells, why)
     return table
 
 
-def _why(lane: LaneStatus, condition: str, now_ms: int) -> str:
+def why_not_open(lane: LaneStatus, condition: str, now_ms: int) -> str:
     match condition:
         case "blocked":
             since = f" since {moment(lane.blocked_at)}" if lane.blocked_at else ""
@@ -196,7 +196,7 @@ def _probe(lane: LaneStatus, now_ms: int) -> str:
     return f", next try in {span(lane.probe_at - now_ms)}"
 
 
-def _remarks(overview: Overview) -> Iterator[str]:
+def remarks(overview: Overview) -> Iterator[str]:
     """Say what needs a person, and what to do."""
     waiting = sum(count for state, count in overview.counts.items() if state == "queued")
     if overview.frozen:

@@ -1,0 +1,75 @@
+"""What `darkroom top` costs the state server: its look at 1 Hz with many jobs queued, beside as long a time without.
+
+CPU seconds of the server (INFO cpu, system and user) while it is looked at, minus those of the same time idle.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from producers import Darkroom
+from producers.stack import Stack
+from producers.vitals import read_vitals
+from shared.redis.client import make_client
+from shared.redis.keys import Keys
+from shared.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis import Redis
+
+JOBS: Final = 100_000
+TENANTS: Final = 10
+LOOKS: Final = 20
+EVERY_S: Final = 1.0
+
+
+def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Give cpu_ratio (share of one core, median of the runs), ms_per_look (server CPU), jobs and runs."""
+    jobs = jobs or JOBS
+    with Stack.valkey_only() as stack:
+        settings = load_settings(redis={"url": stack.urls["redis"]}, broker={"url": stack.urls["broker"]})
+        with Darkroom(settings) as darkroom:
+            for tenant in range(TENANTS):
+                darkroom.enqueue_many(_requests(jobs // TENANTS), tenant=f"bench-{tenant}", keep=False)
+        client, keys = make_client(settings.redis), Keys.of(settings.redis.namespace)
+        ratios = []
+        for number in range(runs):
+            idle = _cpu_s_while(client, lambda: None)
+            looked = _cpu_s_while(client, lambda: read_vitals(client, keys, settings))
+            ratios.append((looked - idle) / (LOOKS * EVERY_S))
+            say(
+                f"run {number + 1}/{runs}: {ratios[-1]:.3%} of a core, idle {idle:.4f} s, looked {looked:.4f} s"
+            )
+        queued = read_vitals(client, keys, settings).overview.counts["queued"]
+        client.close()
+    ratio = statistics.median(ratios)
+    return {
+        "cpu_ratio": round(ratio, 6),
+        "ms_per_look": round(1000 * ratio * EVERY_S, 3),
+        "jobs": queued,
+        "runs": runs,
+    }
+
+
+def _requests(count: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        yield {"model": "wan2.7-image", "prompt": f"a lighthouse at dusk, number {number}", "n": 1}
+
+
+def _cpu_s_while(client: Redis, look: Callable[[], object]) -> float:
+    """Give the server's CPU seconds during LOOKS looks, EVERY_S apart."""
+    before = _cpu_s(client)
+    for _ in range(LOOKS):
+        started = time.monotonic()
+        look()
+        time.sleep(max(0.0, EVERY_S - (time.monotonic() - started)))
+    return _cpu_s(client) - before
+
+
+def _cpu_s(client: Redis) -> float:
+    found: dict[str, Any] = client.info("cpu")
+    return float(found["used_cpu_sys"]) + float(found["used_cpu_user"])

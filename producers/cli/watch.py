@@ -1,0 +1,111 @@
+"""`darkroom watch`: the progress of a batch, or of all jobs, until it is over. Looks, never changes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from producers.cli import one_line
+from producers.cli.terminal import TenantOption, console, opened
+from producers.cli.watch_view import (
+    Progress,
+    Sample,
+    exit_code,
+    frame,
+    of_all,
+    of_batch,
+    over,
+    rate,
+    recent,
+    remarks,
+    summary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from producers import Darkroom
+
+EVERY_S: Final = 0.5
+QUIET_S: Final = 3.0  # only unknown jobs left for this long: a policy may still take them out
+
+
+def watch(
+    batch: Annotated[str | None, typer.Argument(help="The batch; without it, all jobs.")] = None,
+    tenant: TenantOption = None,
+) -> None:
+    """Show a batch's progress until it is complete, or that of all jobs until none is on its way.
+
+    A line per change when not on a terminal. Exit code 0: all completed or were cancelled. 1: jobs failed (of all
+    jobs: since the watch began), or only jobs with an unknown outcome are left.
+    """
+    if batch is None and tenant is not None:
+        raise typer.BadParameter("--tenant is of a batch: give its name, too")
+    out = console()
+    with opened() as darkroom, _shown(out) as show:
+        last = _follow(_reader(darkroom, batch, tenant), show)
+    name = "all jobs" if last.batch is None else f"batch {last.batch}"
+    end = "completed" if last.batch else "ended"
+    head = end if over(last) else "stopped: only jobs with an unknown outcome are left"
+    out.print(one_line(f"{name} {head}; {summary(last)}"))
+    for remark in remarks(last):
+        out.print(one_line(f"! {remark}"), style="yellow")
+    raise typer.Exit(exit_code(last))
+
+
+def _reader(darkroom: Darkroom, batch: str | None, tenant: str | None) -> Callable[[], Progress]:
+    if batch is not None:
+        return lambda: of_batch(darkroom.batch(batch, tenant))
+    before = darkroom.overview().counts
+    return lambda: of_all(darkroom.overview().counts, before)
+
+
+def _follow(read: Callable[[], Progress], show: Callable[[Progress, float], None]) -> Progress:
+    """Show it until it is over, or nothing but unknown jobs has been left for a while."""
+    samples: list[Sample] = []
+    stuck_since: float | None = None
+    while True:
+        progress, now_s = read(), time.monotonic()
+        samples = recent([*samples, Sample(now_s, progress.done)], now_s)
+        show(progress, rate(samples))
+        stuck = progress.sealed and progress.settled
+        stuck_since = (stuck_since or now_s) if stuck else None
+        if over(progress) or (stuck_since is not None and now_s - stuck_since > QUIET_S):
+            return progress
+        time.sleep(EVERY_S)
+
+
+@contextmanager
+def _shown(out: Console) -> Iterator[Callable[[Progress, float], None]]:
+    """Give what shows progress: a frame that is redrawn on a terminal, else a line per change."""
+    if not out.is_terminal:
+        yield _speaker(out)
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=out, transient=True, auto_refresh=False) as live:
+
+        def show(progress: Progress, per_s: float) -> None:
+            lines = (one_line(line) for line in frame(progress, per_s, out.width))
+            live.update(Text("\n".join(lines)), refresh=True)
+
+        yield show
+
+
+def _speaker(out: Console) -> Callable[[Progress, float], None]:
+    said = ""
+
+    def speak(progress: Progress, _per_s: float) -> None:
+        nonlocal said
+        if (line := one_line(summary(progress))) != said:
+            said = line
+            out.file.write(line + "\n")
+            out.file.flush()  # who reads a pipe reads it now
+
+    return speak
