@@ -319,8 +319,8 @@ class LogSettings(_Section):
     """What workers write to stderr, one line per event. Never a prompt, a URL's query or a secret."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO",
-        description="INFO: jobs that fail or are unknown, and the worker's life; DEBUG: each attempt. --loglevel wins",
+        "WARNING",
+        description="INFO: each attempt of submit, store and notify; DEBUG: polls, too. --loglevel wins",
     )
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto is console on a terminal, json elsewhere"

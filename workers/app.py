@@ -11,7 +11,6 @@ Celery stops its consumer; should a silent broker hold that up, the process ends
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -32,7 +31,7 @@ from shared.redis.client import check_server, make_client
 from shared.redis.keys import Keys
 from shared.redis.looks import look
 from shared.settings import load_settings
-from workers import celeryconfig, metrics, tasks
+from workers import celeryconfig, logs, metrics, tasks
 from workers.control import install as install_control
 from workers.door import Door
 from workers.event_loop import EventLoop
@@ -56,7 +55,6 @@ EXIT_REFUSED: Final = 2
 LAST_RESORT_S: Final = 3.0  # beyond every bound of a drain, and within compose's stop_grace_period of 75 s
 LINGER_S: Final = 5.0  # for Celery to end by itself once all is drained
 # Their INFO lines tell of every hint or request.
-_QUIET: Final = ("celery.worker.strategy", "celery.app.trace", "httpx")
 
 
 class StartRuntime(Protocol):
@@ -109,7 +107,8 @@ def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery
             _check_worker(sender, settings)
 
     signals.worker_init.connect(check, weak=False)
-    signals.setup_logging.connect(_setup_logging, weak=False, dispatch_uid="darkroom-logging")
+    set_up = partial(logs.set_up, settings.log)
+    signals.setup_logging.connect(set_up, weak=False, dispatch_uid="darkroom-logging")
     return app
 
 
@@ -292,42 +291,3 @@ def _step(plan: Plan) -> type[bootsteps.StartStopStep]:
             self.stop(parent)
 
     return ServingStep
-
-
-def _setup_logging(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
-    """Log JSON, one object a line, to stderr or `--logfile`. Celery then leaves logging alone."""
-    stamp: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,  # a plain traceback: one with locals would show prompts
-    ]
-    level = logging.getLevelName(loglevel) if isinstance(loglevel, str) else loglevel or logging.INFO
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(
-            level
-        ),  # what is not logged costs next to nothing
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *stamp,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=stamp,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(loglevel or logging.INFO)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)

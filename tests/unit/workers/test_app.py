@@ -16,7 +16,8 @@ from celery.concurrency.thread import TaskPool
 from structlog.testing import capture_logs
 
 import workers.app
-from shared.settings import FlowerSettings, RedisSettings, Settings, WorkerSettings
+from shared.settings import FlowerSettings, LogSettings, RedisSettings, Settings, WorkerSettings
+from workers import logs
 from workers.app import Plan, Process, build_app
 from workers.tasks import serving
 
@@ -180,6 +181,43 @@ def test_logs_are_json_lines_and_tracebacks_show_no_locals(tmp_path: Path) -> No
     assert "ValueError: 13" in ours["exception"]
     assert "PROMPT-CANARY" not in file.read_text()
     assert (theirs["event"], theirs["logger"]) == ("theirs 1", "celery.worker")
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_terminal_gets_lines_without_locals(tmp_path: Path) -> None:
+    """log.format = console: no JSON, a plain traceback, and log.level counts where the command line names none."""
+    file = tmp_path / "log"
+    logs.set_up(LogSettings(format="console", level="INFO"), logging.ERROR, str(file))
+    try:
+        stumble("prompt-canary")
+    except ValueError:
+        structlog.get_logger("ours").exception("stage_fault", job_id="job_1")
+    structlog.get_logger("ours").info("worker_started")
+    structlog.get_logger("ours").debug("below_the_level")
+    text = file.read_text()
+    assert "stage_fault" in text
+    assert "job_id=job_1" in text
+    assert "ValueError: 13" in text
+    assert "worker_started" in text
+    assert "PROMPT-CANARY" not in text
+    assert "below_the_level" not in text
+    assert not text.startswith("{")
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize(
+    "words", [["--loglevel", "ERROR"], ["--loglevel=ERROR"], ["-lERROR"], ["-l", "ERROR"]]
+)
+def test_the_command_line_s_level_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Whatever log.level says."""
+    monkeypatch.setattr("sys.argv", ["celery", "worker", *words])
+    logs.set_up(LogSettings(level="DEBUG"), "ERROR", str(tmp_path / "log"))
+    structlog.get_logger("ours").warning("below_the_level")
+    structlog.get_logger("ours").error("counted")
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(line)["event"] == "counted"
 
 
 class Drained:
