@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from shared.broker import DOOR_QUEUE, DOOR_TASK, make_app
 from shared.jobs.enqueue import new_job_ids
 from shared.results import backend_url
-from shared.settings import DoorSettings, load_settings
+from shared.settings import load_settings
+from shared.settings_surface import DoorSettings
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from shared.errors import ConfigurationError
-from shared.settings import SecretReference
+from shared.settings_section import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from shared.settings import FlowerSettings, Settings
+    from shared.settings import Settings
+    from shared.settings_surface import FlowerSettings
 
 _LOGIN: Final = "FLOWER_BASIC_AUTH"
 _OPEN_API: Final = "FLOWER_UNAUTHENTICATED_API"

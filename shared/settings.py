@@ -8,58 +8,24 @@ variable, or a file): this table never holds one.
 
 from __future__ import annotations
 
-import os
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AnyHttpUrl, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigurationError
 from shared.settings_layers import PREFIX, layered
+from shared.settings_section import SecretReference, Section
+from shared.settings_surface import DoorSettings, FlowerSettings, LogSettings, MetricsSettings
 
 DAY_S = 86_400
 Micros = Annotated[int, Field(ge=0, description="millionths of the account's currency unit")]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SecretReference(_Section):
-    """Where a secret is: an environment variable or a file. Exactly one; read at use, never stored."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("name either env (an environment variable) or file, not both")
-        return self
-
-    def read(self, purpose: str) -> SecretStr:
-        """Give the secret, or raise ConfigurationError that says where it was looked for."""
-        if self.env is not None:
-            value = os.environ.get(self.env, "")
-            where = f"environment variable {self.env}"
-        else:
-            assert self.file is not None
-            where = f"file {self.file}"
-            try:
-                value = self.file.read_text().strip()
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{purpose}: cannot read {where} ({error.strerror}). Create it."
-                ) from None
-        if not value:
-            raise ConfigurationError(f"{purpose}: {where} is empty. Put the secret there.")
-        return SecretStr(value)
-
-
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """The state Redis: the only truth. AOF on, `maxmemory-policy noeviction`."""
 
     url: str = Field("redis://127.0.0.1:6379/0", description="state server and database")
@@ -73,14 +39,14 @@ class RedisSettings(_Section):
     max_connections: int = Field(64, ge=1, description="per process; callers wait for one, none fails")
 
 
-class BrokerSettings(_Section):
+class BrokerSettings(Section):
     """Celery's broker: carries disposable hints only and may be lost at any time."""
 
     url: str = Field("redis://127.0.0.1:6379/1", description="standalone or Sentinel")
     sentinel_master: str | None = Field(None, description="name of the master, for a sentinel:// URL")
 
 
-class AccountSettings(_Section):
+class AccountSettings(Section):
     """One account at a provider. With each of its models it forms a lane: (account, model)."""
 
     provider: Literal["gateway"] = Field("gateway", description="which API it speaks")
@@ -111,7 +77,7 @@ class AccountSettings(_Section):
     )
 
 
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """Where results are kept after the provider's URLs die. `url = "off"` pushes the provider's URLs instead."""
 
     url: str = Field(
@@ -149,14 +115,14 @@ class StorageSettings(_Section):
         return self.url != "off"
 
 
-class EndpointSettings(_Section):
+class EndpointSettings(Section):
     """A named webhook endpoint with a secret of its own."""
 
     url: AnyHttpUrl = Field(description="where its events are sent")
     secret: SecretReference = Field(description="signs its events (whsec_...)")
 
 
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """Delivery of events by Standard Webhooks 1.0.0."""
 
     secret: SecretReference | None = Field(None, description="signs deliveries to URLs given on jobs")
@@ -172,7 +138,7 @@ class WebhookSettings(_Section):
     )
 
 
-class PollSettings(_Section):
+class PollSettings(Section):
     """When to ask the provider again. Jitter is ±20 %."""
 
     first_s: float = Field(5, gt=0, description="before the first poll: nothing is finished sooner")
@@ -190,7 +156,7 @@ class PollSettings(_Section):
     missing_grace_s: float = Field(60, ge=0, description="a task may be unknown right after its submit")
 
 
-class RetrySettings(_Section):
+class RetrySettings(Section):
     """Exponential backoff, capped, with full jitter."""
 
     base_s: float = Field(1, gt=0, description="upper bound of the first wait; doubles with each attempt")
@@ -201,7 +167,7 @@ class RetrySettings(_Section):
     retry_after_cap_s: float = Field(300, gt=0, description="a provider's Retry-After is clamped to this")
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """How one worker process works."""
 
     lease_s: float = Field(12, gt=0, description="a dead worker's jobs are free after this")
@@ -230,7 +196,7 @@ class WorkerSettings(_Section):
     breaker_probe_s: float = Field(5, gt=0, description="an open breaker lets one POST through this often")
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Caps and retention."""
 
     backlog: int = Field(2_000_000, ge=1, description="queued jobs in all")
@@ -241,7 +207,7 @@ class LimitSettings(_Section):
     batch_stalled_s: int = Field(900, ge=1, description="only unknown jobs left for this long: batch.stalled")
 
 
-class CapSettings(_Section):
+class CapSettings(Section):
     """One cap: what a scope has spent and holds stays at or under `limit`, at every instant. Periods are UTC's."""
 
     scope: str = Field(
@@ -268,63 +234,6 @@ class CapSettings(_Section):
                 "over_cap = reject is for tenants: which account takes a job is not known before"
             )
         return self
-
-
-class FlowerSettings(_Section):
-    """What Flower is told."""
-
-    events: bool = Field(True, description="job events; off costs nothing")
-    max_per_s: int = Field(2000, ge=1, description="more are dropped and counted")
-    url: str | None = Field(None, description="where this stack's Flower answers; shown by status commands")
-    basic_auth: SecretReference = Field(
-        SecretReference(env="DARKROOM_FLOWER_AUTH"),
-        description="login for `darkroom flower`: `user:password`, several parted by commas",
-    )
-    insecure: bool = Field(
-        False, description="let Flower start without a login, on a loopback address only: it can cancel jobs"
-    )
-    address: str = Field("127.0.0.1", description="where `darkroom flower` listens")
-    port: int = Field(5555, ge=1, le=65_535, description="where `darkroom flower` listens")
-    url_prefix: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._~/-]+$", description="path below which a proxy shows Flower"
-    )
-    max_tasks: int = Field(
-        50_000, ge=1, description="rows that Flower keeps: about 5.5 KB of memory each, the oldest go first"
-    )
-    purge_offline_s: int = Field(3600, ge=1, description="a worker that is gone leaves the list after this")
-    history: Literal["off"] | Path | None = Field(
-        None,
-        description="file that keeps Flower's list over restarts, or off; unset: in this user's state directory",
-    )
-    history_save_s: float = Field(
-        300, gt=0, description="Flower answers nobody while it saves, about 1 s for 20,000 rows"
-    )
-
-
-class DoorSettings(_Section):
-    """The door for Celery-native producers: `send_task("generate_image")`. See docs/celery-door.md."""
-
-    enabled: bool = Field(False, description="a request in a message may be lost until its record exists")
-
-
-class MetricsSettings(_Section):
-    """Where Prometheus finds metrics. See docs/metrics.md."""
-
-    address: str = Field("127.0.0.1", description="where they are served; 0.0.0.0 in a container")
-    worker_port: int = Field(0, ge=0, le=65_535, description="of each worker's /metrics; 0: none is served")
-    exporter_port: int = Field(9109, ge=0, le=65_535, description="of `darkroom exporter`; 0: a free one")
-
-
-class LogSettings(_Section):
-    """What workers write to stderr, one line per event. Never a prompt, a URL's query or a secret."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "WARNING",
-        description="INFO: each attempt of submit, store and notify; DEBUG: polls, too. --loglevel wins",
-    )
-    format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto is console on a terminal, json elsewhere"
-    )
 
 
 class Settings(BaseSettings):

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
 
     from shared.object_writers import Writer
-    from shared.settings import SecretReference, StorageSettings
+    from shared.settings import StorageSettings
+    from shared.settings_section import SecretReference
 
     Objects = S3Store | LocalStore | MemoryStore
 

@@ -15,7 +15,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from shared.settings import SecretReference, Settings
+from shared.settings import Settings
+from shared.settings_section import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

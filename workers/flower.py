@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from celery.events import EventDispatcher
     from kombu import Connection
 
-    from shared.settings import FlowerSettings
+    from shared.settings_surface import FlowerSettings
 
 log = structlog.get_logger(__name__)
 

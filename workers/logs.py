@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.settings import LogSettings
+    from shared.settings_surface import LogSettings
 
 # What they say below WARNING is a line per hint or per request.
 _QUIET: Final = ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "asyncio")

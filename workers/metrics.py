@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from shared.jobs.transition import Applied
-    from shared.settings import MetricsSettings
+    from shared.settings_surface import MetricsSettings
     from shared.telemetry import Family
 
 log = structlog.get_logger(__name__)

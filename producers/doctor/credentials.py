@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from producers.doctor.findings import Finding
-    from shared.settings import SecretReference, Settings
+    from shared.settings import Settings
+    from shared.settings_section import SecretReference
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -11,7 +11,8 @@ from shared.errors import ConfigurationError, Issue
 from shared.webhooks.signature import decode_secrets
 
 if TYPE_CHECKING:
-    from shared.settings import SecretReference, WebhookSettings
+    from shared.settings import WebhookSettings
+    from shared.settings_section import SecretReference
 
 URL_CHARS_MAX: Final = 2048
 _WEB_PORTS: Final = frozenset({80, 443})  # as workers.delivery.egress allows

@@ -14,12 +14,12 @@ from shared.settings import (
     AccountSettings,
     PollSettings,
     RetrySettings,
-    SecretReference,
     Settings,
     StorageSettings,
     WebhookSettings,
     WorkerSettings,
 )
+from shared.settings_section import SecretReference
 from tests.servers import SandboxProc, SinkProc, ValkeyProc, WorkerProc
 
 if TYPE_CHECKING:

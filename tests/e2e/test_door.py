@@ -17,7 +17,7 @@ from shared.errors import InvalidRequest, JobFailed
 from shared.jobs.answers import job_id_of
 from shared.jobs.lifecycle import JobState
 from shared.results import backend_url
-from shared.settings import DoorSettings
+from shared.settings_surface import DoorSettings
 from tests.e2e.conftest import House
 from tests.servers import FlowerCommandProc
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from shared.settings import SecretReference, WebhookSettings
+from shared.settings import WebhookSettings
+from shared.settings_section import SecretReference
 from shared.webhooks.events import EVENT_TYPES
 from shared.webhooks.signature import decode_secrets, sign
 from tests.e2e.conftest import House

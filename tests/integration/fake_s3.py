@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from shared.settings import SecretReference, StorageSettings
+from shared.settings import StorageSettings
+from shared.settings_section import SecretReference
 
 LAST_MODIFIED = "Mon, 02 Feb 2026 00:00:00 GMT"
 

@@ -11,7 +11,8 @@ import pytest
 from producers import Darkroom
 from producers.webhooks import batch_deliveries, job_deliveries, new_secret, send_test
 from shared.errors import BatchNotFound, ConfigurationError, InvalidRequest, JobNotFound
-from shared.settings import EndpointSettings, SecretReference, Settings, WebhookSettings
+from shared.settings import EndpointSettings, Settings, WebhookSettings
+from shared.settings_section import SecretReference
 from shared.webhooks.signature import SECRET_BYTES, decode_secret
 from tests.integration.producers.conftest import FOX
 from tests.integration.producers.test_cli import Cli

@@ -17,7 +17,8 @@ from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_i
 from shared.jobs.store import JobStore
 from shared.jobs.transition import context_json
 from shared.redis.scripts import run
-from shared.settings import EndpointSettings, SecretReference, StorageSettings, WebhookSettings
+from shared.settings import EndpointSettings, StorageSettings, WebhookSettings
+from shared.settings_section import SecretReference
 from shared.storage import open_store
 from tests.integration.stages.conftest import LANE, Works, accepted, json_answer, raising
 from tests.servers import SinkProc

@@ -16,7 +16,8 @@ from PIL import Image
 
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
-from shared.settings import SecretReference, StorageSettings, WebhookSettings
+from shared.settings import StorageSettings, WebhookSettings
+from shared.settings_section import SecretReference
 from shared.storage import open_store
 from tests.integration.stages.conftest import Works, accepted, json_answer
 from tests.process import free_ports

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.settings import SecretReference, Settings, load_settings
+from shared.settings import Settings, load_settings
+from shared.settings_section import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from shared.errors import ConfigurationError, StorageError
 from shared.jobs.enqueue import NAME_PATTERN
 from shared.object_writers import ByteBudget
-from shared.settings import SecretReference, StorageSettings
+from shared.settings import StorageSettings
+from shared.settings_section import SecretReference
 from shared.storage import artifact_key, input_key, open_store
 
 if TYPE_CHECKING:

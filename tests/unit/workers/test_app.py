@@ -16,7 +16,8 @@ from celery.concurrency.thread import TaskPool
 from structlog.testing import capture_logs
 
 import workers.app
-from shared.settings import FlowerSettings, LogSettings, RedisSettings, Settings, WorkerSettings
+from shared.settings import RedisSettings, Settings, WorkerSettings
+from shared.settings_surface import FlowerSettings, LogSettings
 from workers import logs
 from workers.app import Plan, Process, build_app
 from workers.tasks import serving

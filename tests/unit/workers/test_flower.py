@@ -8,7 +8,8 @@ import pytest
 from celery.events.state import State
 
 from shared.broker import make_app
-from shared.settings import FlowerSettings, Settings
+from shared.settings import Settings
+from shared.settings_surface import FlowerSettings
 from workers.flower import JobEvent, JobEvents, NoEvents, event_fields, job_events
 
 JOB = "job_0123456789abcdefghijklmnop"

@@ -8,7 +8,7 @@ import httpx
 from structlog.testing import capture_logs
 
 from shared.jobs.transition import Applied
-from shared.settings import MetricsSettings
+from shared.settings_surface import MetricsSettings
 from tests.process import free_ports
 from workers import metrics
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.settings import EndpointSettings, SecretReference, WebhookSettings
+from shared.settings import EndpointSettings, WebhookSettings
+from shared.settings_section import SecretReference
 from shared.webhooks.endpoints import check_webhook, resolve_endpoint
 
 if TYPE_CHECKING:
