@@ -26,6 +26,7 @@ from workers.delivery.egress import Egress, EgressPolicy
 from workers.delivery.webhook import WebhookSender
 from workers.http import make_client as make_http_client
 from workers.http import make_submit_client
+from workers.installation import Installation
 from workers.lanes import Lane
 from workers.leases import Leases
 from workers.presence import Presence
@@ -118,7 +119,11 @@ class Runtime:
         self._http = make_http_client()
         self._recorder = Recorder(self._client, self.keys, settings.limits)
         self._jobs = AsyncJobStore(self._client, self.keys, settings.limits)
-        claims = Claims(self._client, self.keys, settings.worker, self.worker)
+        self._installation = Installation(self._client, self.keys, settings, self.worker, self.lanes.values())
+        await self._installation.begin()
+        claims = Claims(
+            self._client, self.keys, settings.worker, self.worker, lambda: self._installation.mark
+        )
         shop = Shop(self._recorder, claims, self.events, self.arm)
         self._spool = Spool(self._spool_folder())
         self._late_ids = LateIds(self._spool, shop, int(settings.worker.generation_max_s * 1000))
@@ -127,10 +132,11 @@ class Runtime:
         self._presence = Presence(self._client, self.keys, self.worker, self._store, settings.worker.lease_s)
         self._presence.start()
         self._late_ids.start()
+        self._installation.start()
 
     def _spool_folder(self) -> Path | None:
         folder = spool_folder(self.settings.worker)
-        return folder and folder / self.settings.redis.namespace
+        return folder and folder / self._installation.mark
 
     def _stages(self, shop: Shop) -> list[Stage]:
         settings, lanes = self.settings, self.lanes
@@ -229,6 +235,7 @@ class Runtime:
             *(runner.close(grace.get(name, worker.shutdown_s)) for name, runner in self._runners.items())
         )
         # The bound of the whole shutdown is submit_timeout_s + shutdown_s: half is left for what comes after.
+        await self._installation.stop()
         await self._late_ids.stop()
         await self._recorder.close(worker.shutdown_s / 2)
         self._spool.close()

@@ -1,7 +1,7 @@
 -- Fragment: may a transition be applied, and which of its variants? See apply_transitions.lua for its shape.
 
 local FIELDS = { "state", "epoch", "intent_id", "tenant", "batch", "model", "lane", "rank", "hold", "settled",
-  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day", "generation_id" }
+  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day", "generation_id", "v" }
 
 local function read_record(kind, id)
   local values, job = redis.call("HMGET", K.record(kind, id), unpack(FIELDS)), {}
@@ -31,6 +31,7 @@ local function choose(t, job)
     if job.generation_id == t.v[1].gen then return nil, 0 end
     return unowned(t, 0)
   end
+  if not t.i and tonumber(job.v or "1") > (CTX.schema or 1) then return nil, 0 end -- a later version's
   if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end
   if t.ni and job.intent_id then return nil, 0 end
   for nr, variant in ipairs(t.v) do

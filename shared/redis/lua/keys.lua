@@ -26,4 +26,5 @@ local K = {
   workers = P .. "workers",
   ended = P .. "ended",
   audit = P .. "audit",
+  losses = P .. "losses",
 }
