@@ -12,6 +12,7 @@ from producers.doctor.configuration import judge_settings, judge_sources
 from producers.doctor.credentials import look_at_secrets
 from producers.doctor.findings import bad, beware, good
 from producers.doctor.reach import reach
+from producers.doctor.spool import look_at_spool
 from producers.doctor.state import judge_state, read_state
 from producers.doctor.work import judge_stores, judge_work
 from producers.overview import parse_overview, queue_overview
@@ -45,7 +46,11 @@ def examine(settings: Settings, *, producer_only: bool = False, send_test: bool 
         lambda: list(_broker(settings)),
     ]
     if not producer_only:
-        parts += [lambda: list(_providers(settings)), lambda: list(_endpoints(settings, send_test=send_test))]
+        parts += [
+            lambda: list(_providers(settings)),
+            lambda: list(_endpoints(settings, send_test=send_test)),
+            lambda: list(look_at_spool(settings.worker)),
+        ]
     with ThreadPoolExecutor(len(parts)) as pool:
         return [finding for part in pool.map(lambda each: each(), parts) for finding in part]
 

@@ -12,5 +12,6 @@ local function leave_alone(index, id)
   redis.call("ZADD", index, NOW + 1000, id)
   redis.call("ZREMRANGEBYSCORE", K.index("newer"), "-inf", NOW - 60000)
   redis.call("ZADD", K.index("newer"), NOW, id)
+  redis.call("PEXPIRE", K.index("newer"), 60000)
   return true
 end
