@@ -42,10 +42,9 @@ DELIVERY_FIELDS: Final = (
 )
 STUCK_INTENT_MS: Final = 10_000  # five intents older than this open the breaker
 POISON_DEATHS: Final = 3
-GAP_MS: Final = (
-    3000  # the least time without a sign of any worker that means a step of the clock, or an outage
-)
-GRACE_MS: Final = 5000  # the least time that holders of leases get after it
+# The least time without a sign of any worker that means an outage, or a step of the clock.
+GAP_MS: Final = 3000
+GRACE_MS: Final = 5000  # the least that holders of leases get after it
 
 
 @dataclass(frozen=True, slots=True)
