@@ -46,7 +46,7 @@ class LateId(BaseModel):
     v: int = VERSION
     intent_id: str = Field(pattern=r"^[0-9a-f]{1,64}$")
     job_id: str = Field(min_length=1, max_length=64)
-    lane: str = Field(min_length=1, max_length=256)
+    lane: str = Field(min_length=1)
     generation_id: str = Field(min_length=1, max_length=1024)
     at: float = Field(default_factory=time.time)
 
