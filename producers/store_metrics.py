@@ -90,6 +90,13 @@ STORING_AGE: Final = _gauge(
 DELIVERIES: Final = _gauge("deliveries_pending", "Webhook events that are not delivered and not given up.")
 OPEN_BATCHES: Final = _gauge("open_batches", "Batches that are not sealed.")
 MONEY: Final = _gauge("money", "Running sums of the ledger: spent, held, doubt.", "kind", "currency")
+ENTRIES: Final = _gauge(
+    "ledger_entries", "Entries of the ledger in the state server; closed days have left it."
+)
+LEDGER_AGE: Final = _gauge(
+    "ledger_oldest_seconds",
+    "Age of the oldest of them. Beyond 35 days nobody runs `darkroom ledger close`, and the server fills.",
+)
 USED: Final = _gauge(
     "spend_used",
     "Spent and held of accounts, and of tenants that a cap names, in this day, month or ever (UTC).",
@@ -105,5 +112,5 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
     POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
-    STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
+    STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

@@ -8,6 +8,7 @@ import ssl  # noqa: F401 - loaded before threads are: each part may be the first
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from producers.doctor.books import judge_ledger
 from producers.doctor.configuration import judge_settings, judge_sources
 from producers.doctor.credentials import look_at_secrets
 from producers.doctor.findings import bad, beware, good
@@ -61,6 +62,7 @@ def _state_and_storage(settings: Settings) -> list[Finding]:
     try:
         with make_client(settings.redis) as client, translated(settings.redis.url):
             found += judge_state(read_state(client), strict=settings.redis.durability == "strict")
+            found.append(judge_ledger(client, Keys.of(settings.redis.namespace)))
             work = _work(client, settings)
     except DarkroomError as error:
         what, _, do = str(error).partition(". ")

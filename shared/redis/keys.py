@@ -123,6 +123,11 @@ class Keys:
         return f"{self.prefix}opening"
 
     @property
+    def closed(self) -> str:
+        """Hash `YYYY-MM-DD-PART` -> JSON of a closed day of the ledger: what its export holds. Permanent."""
+        return f"{self.prefix}closed"
+
+    @property
     def orphans(self) -> str:
         """Hash: generation ids that no living intent claims. Until an operator clears them."""
         return f"{self.prefix}orphans"
