@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from urllib.parse import urlsplit
 
+from pydantic import AnyHttpUrl
+
+from producers.client import Darkroom
 from tests.e2e.conftest import House
+from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Part = Literal["state", "broker", "provider", "sink", "s3"]
 
 LEASE_S: Final = 1.5
 STOPPED_S: Final = 3 * LEASE_S  # a paused worker is given up by then
@@ -30,11 +37,50 @@ class FaultHouse(House):
             update={"lease_s": LEASE_S, "renew_s": LEASE_S / 3, "submit_timeout_s": PROVIDER_MAX_S}
         )
         self.settings = self.settings.model_copy(update={"worker": worker})
+        self.hook = f"{self.sink.url}/ok"  # where events go
         return self
+
+    def through(self, part: Part) -> Proxy:
+        """Put a proxy before a part, for workers, `producer`s and orders made from now on. The judge asks directly."""
+        before = self._url_of(part)
+        proxy = self._stack.enter_context(Proxy(urlsplit(before).netloc.rpartition("@")[2]))
+        after = before.replace(urlsplit(before).netloc.rpartition("@")[2], proxy.address, 1)
+        match part:
+            case "state":
+                self._set("redis", url=after)
+            case "broker":
+                self._set("broker", url=after)
+            case "s3":
+                self._set("storage", endpoint=after)
+            case "provider":
+                account = self.settings.accounts["main"].model_copy(update={"base_url": AnyHttpUrl(after)})
+                self.settings = self.settings.model_copy(update={"accounts": {"main": account}})
+            case "sink":
+                self.hook = after
+        return proxy
+
+    def _url_of(self, part: Part) -> str:
+        urls: dict[Part, object] = {
+            "state": self.settings.redis.url,
+            "broker": self.settings.broker.url,
+            "provider": self.settings.accounts["main"].base_url,
+            "sink": self.hook,
+            "s3": self.settings.storage.endpoint,
+        }
+        return str(urls[part])
+
+    def _set(self, section: str, **values: Any) -> None:
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.settings = self.settings.model_copy(update={section: changed})
+
+    def producer(self) -> Darkroom:
+        """Give one more client, with the settings of now: through the proxies there are."""
+        return self._stack.enter_context(Darkroom(self.settings))
 
     def enqueue_for_judgement(self, count: int, batch: str = "b") -> list[str]:
         """Enqueue jobs whose prompts carry markers; give their ids."""
-        self.enqueue(count, batch)
+        receipt = self.darkroom.enqueue_many(self.requests(count, batch), batch=batch, webhook=self.hook)
+        assert receipt.enqueued == count
         members = cast("list[bytes]", self.state.client().lrange(f"{{darkroom}}:bj:default:{batch}", 0, -1))
         return [member.decode() for member in members]
 
