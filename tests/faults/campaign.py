@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from tests.e2e.conftest import House
 from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.servers import WorkerProc
 
 Part = Literal["state", "broker", "provider", "sink", "s3"]
 
@@ -73,6 +74,10 @@ class FaultHouse(House):
         changed = getattr(self.settings, section).model_copy(update=values)
         self.settings = self.settings.model_copy(update={section: changed})
 
+    def join(self, worker: WorkerProc) -> None:
+        """Start a worker that is not of these sources."""
+        self.workers.append(self._stack.enter_context(worker))
+
     def producer(self) -> Darkroom:
         """Give one more client, with the settings of now: through the proxies there are."""
         return self._stack.enter_context(Darkroom(self.settings))
@@ -99,3 +104,10 @@ class FaultHouse(House):
             assert time.monotonic() < until, "events are still untold"
             time.sleep(0.1)
         return took_s
+
+
+def is_gone(victim: WorkerProc) -> bool:
+    """Say whether it has ended, or is stopped [proc(5)]."""
+    if not victim.running:
+        return True
+    return Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

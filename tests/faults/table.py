@@ -25,6 +25,12 @@ def note_row(fault: str, seed: int, verdict: Verdict, recovered_s: float) -> Non
         "double_charged": verdict.double_charged,
         "forgotten": verdict.forgotten,
         "duplicate_events": verdict.duplicate_events,
+        "wrong_bill": verdict.wrong_bill,
+        "wrong_terminal": verdict.wrong_terminal,
+        "over_limit": verdict.over_limit,
+        "damaged": verdict.damaged,
+        "untold": verdict.untold,
+        "unknown": verdict.unknown,
         "recovered_s": round(recovered_s, 1),
     }
     with Path(path).open("a", encoding="utf-8") as file:
