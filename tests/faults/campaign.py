@@ -28,8 +28,8 @@ PROVIDER_MAX_S: Final = 5.0
 class FaultHouse(House):
     """One fault's own processes. `seed` decides what is left to chance, is printed, and replays a run."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        super().__init__(folder, latency_s=0.4)
+    def __init__(self, folder: Path, seed: int, *, binary: str | None = None, **state_options: str) -> None:
+        super().__init__(folder, latency_s=0.4, state_binary=binary, state_options=state_options)
         self.seed, self.chance = seed, random.Random(seed)  # chance that replays
 
     def __enter__(self) -> Self:
@@ -54,8 +54,7 @@ class FaultHouse(House):
             case "s3":
                 self._set("storage", endpoint=after)
             case "provider":
-                account = self.settings.accounts["main"].model_copy(update={"base_url": AnyHttpUrl(after)})
-                self.settings = self.settings.model_copy(update={"accounts": {"main": account}})
+                self.lane(base_url=AnyHttpUrl(after))
             case "sink":
                 self.hook = after
         return proxy
@@ -73,6 +72,22 @@ class FaultHouse(House):
     def _set(self, section: str, **values: Any) -> None:
         changed = getattr(self.settings, section).model_copy(update=values)
         self.settings = self.settings.model_copy(update={section: changed})
+
+    def lane(self, **values: Any) -> None:
+        """Set values of the account, for workers made from now on."""
+        account = self.settings.accounts["main"].model_copy(update=values)
+        self.settings = self.settings.model_copy(update={"accounts": {"main": account}})
+
+    def working(self) -> int:
+        """Count what the provider was asked: it grows as long as work goes on."""
+        polls: int = self.provider.get("/stats")["polls"]
+        submits: int = self.provider.get("/ledger?summary=1")["submits_seen"]
+        return polls + submits
+
+    def resumed(self, within_s: float) -> float:
+        """Wait until work goes on; give the seconds from now."""
+        before = self.working()
+        return self.until(lambda: self.working() > before, within_s, "work goes on")
 
     def join(self, worker: WorkerProc) -> None:
         """Start a worker that is not of these sources."""
