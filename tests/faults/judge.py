@@ -81,7 +81,8 @@ def _damaged(job: Job, store: Path) -> int:
         and hashlib.sha256(path.read_bytes()).hexdigest() == image.sha256
         for image in job.artifacts
     )
-    return job.n - whole
+    promised = len(job.artifacts) if job.partial else job.n
+    return promised - whole
 
 
 def _event_ids(house: FaultHouse) -> dict[tuple[str, str], set[str]]:
