@@ -1,4 +1,4 @@
-"""Stands between the workers and the provider: passes everything on, and spoils answers as no server would say it does.
+"""Stands between the workers and a provider or webhook sink: passes everything on, and spoils the answers it is told to.
 
 What the sandbox can do by itself (statuses, lost answers, hangs) it is told by a rule. Here is the rest: bodies that
 never end, bytes that drip, resets in the middle, answers of the wrong shape, somebody else's generation id.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import struct
 import threading
@@ -22,16 +21,15 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-On = Literal["submit", "poll", "image"]
+On = Literal["submit", "poll", "image", "event"]
 HOST: Final = "127.0.0.1"
 _CHUNK: Final = bytes(1 << 16)
-_MARKER: Final = re.compile(rb"\[\[m:([^\]]+)\]\]")
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER of no time [socket(7)]
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What the provider answered, before it is spoilt."""
+    """What was answered, before it is spoilt."""
 
     status: int
     body: bytes
@@ -39,7 +37,7 @@ class Passed:
 
 @dataclass
 class Twist:
-    """Spoils the first `times` answers of a kind (0: all of them). Without `pass_on` the provider never hears of it."""
+    """Spoils the first `times` answers of a kind (0: all of them). Without `pass_on` the request goes no further."""
 
     on: On
     spoil: Callable[[socket.socket, Passed], None]
@@ -50,7 +48,7 @@ class Twist:
 
 @dataclass
 class Middleman:
-    """A server of its own; `url` replaces the provider's."""
+    """A server of its own; `url` replaces the other's."""
 
     upstream: str
     twists: list[Twist] = field(default_factory=list)
@@ -89,7 +87,7 @@ def _handler_of(middleman: Middleman) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            self._answer("submit", body)
+            self._answer("submit" if self.path.endswith("/images/generations") else "event", body)
 
         def do_GET(self) -> None:
             self._answer("image" if "/f/image/" in self.path else "poll", None)
@@ -134,9 +132,9 @@ def says(document: object, status: int = 200) -> Callable[[socket.socket, Passed
     return lambda connection, _: connection.sendall(http(json.dumps(document).encode(), status))
 
 
-def says_bytes(body: bytes, status: int = 200) -> Callable[[socket.socket, Passed], None]:
-    """Answer with these bytes as the body."""
-    return lambda connection, _: connection.sendall(http(body, status))
+def says_bytes(body: bytes, status: int = 200, more: str = "") -> Callable[[socket.socket, Passed], None]:
+    """Answer with these bytes as the body; `more` are header lines, each with its CRLF."""
+    return lambda connection, _: connection.sendall(http(body, status, more=more))
 
 
 def changed(change: Callable[[Any], object]) -> Callable[[socket.socket, Passed], None]:
@@ -149,11 +147,11 @@ def changed(change: Callable[[Any], object]) -> Callable[[socket.socket, Passed]
     return spoil
 
 
-def endless(mib: int) -> Callable[[socket.socket, Passed], None]:
+def endless(mib: int, status: int = 200) -> Callable[[socket.socket, Passed], None]:
     """Send a body of so many MiB, as long as anybody reads."""
 
     def spoil(connection: socket.socket, _: Passed) -> None:
-        connection.sendall(http(b"", length=mib << 20))
+        connection.sendall(http(b"", status, length=mib << 20))
         for _chunk in range(mib << 4):
             connection.sendall(_CHUNK)
 
