@@ -6,13 +6,17 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from shared.jobs.job import Job
     from tests.faults.campaign import FaultHouse
+
+    Stored = Callable[[str], bytes | None]
 
 ENDS: Final = frozenset({"completed", "failed", "cancelled", "unknown"})
 _MARKER: Final = re.compile(r"\[\[m:([^\]]+)\]\]")
@@ -39,8 +43,12 @@ class Verdict:
         return not any((*broken, self.duplicate_events, self.untold))
 
 
-def judge(house: FaultHouse, ids: list[str]) -> Verdict:
-    """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet."""
+def judge(house: FaultHouse, ids: list[str], stored: Stored | None = None) -> Verdict:
+    """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet.
+
+    `stored` gives the object under a key, or None; the files of the house's own store unless given.
+    """
+    stored = stored or partial(_file, house.folder / "artifacts")
     jobs = [job for job in house.darkroom.get_many(ids) if job is not None]
     states = Counter(str(job.state) for job in jobs)
     groups = house.ledger()["groups"]
@@ -53,7 +61,7 @@ def judge(house: FaultHouse, ids: list[str]) -> Verdict:
         lost=len(ids) - len(ended),
         double_charged=sum(group["accepted"] > 1 for group in groups),
         forgotten=_forgotten(groups, jobs),
-        damaged=sum(_damaged(job, house.folder / "artifacts") for job in jobs),
+        damaged=sum(_damaged(job, stored) for job in jobs),
         duplicate_events=sum(len(each) > 1 for each in events.values()),
         untold=sum((job.id, f"image.{job.state}") not in events for job in ended),
     )
@@ -72,17 +80,22 @@ def _marker(job: Job) -> str:
     return found[1]
 
 
-def _damaged(job: Job, store: Path) -> int:
+def _damaged(job: Job, stored: Stored) -> int:
     """Count what is missing or altered of a completed job's images."""
     if str(job.state) != "completed":
         return 0
     whole = sum(
-        (path := store / str(image.object_key)).is_file()
-        and hashlib.sha256(path.read_bytes()).hexdigest() == image.sha256
+        (content := stored(str(image.object_key))) is not None
+        and hashlib.sha256(content).hexdigest() == image.sha256
         for image in job.artifacts
     )
     promised = len(job.artifacts) if job.partial else job.n
     return promised - whole
+
+
+def _file(folder: Path, key: str) -> bytes | None:
+    path = folder / key
+    return path.read_bytes() if path.is_file() else None
 
 
 def _event_ids(house: FaultHouse) -> dict[tuple[str, str], set[str]]:

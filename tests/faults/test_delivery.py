@@ -139,7 +139,9 @@ def test_a_hanging_endpoint_does_not_delay_others(faults: FaultHouse) -> None:
 def test_a_private_address_gets_no_packet(faults: FaultHouse) -> None:
     """Without allow_private a worker sends nothing to loopback: disabled, told why, and the listener hears nothing."""
     tune(faults, "webhooks", allow_private=False)
-    tune(faults, "storage", url="off")  # results are on loopback here, and would be refused for the same reason
+    tune(
+        faults, "storage", url="off"
+    )  # results are on loopback here, and would be refused for the same reason
     with _listener() as (address, port, heard):
         faults.worker()
         ids = _enqueue(faults, f"http://{address}:{port}/hook")
