@@ -19,11 +19,9 @@ def tune(house: FaultHouse, section: str, **values: Any) -> None:
 
 def tune_account(house: FaultHouse, **values: Any) -> None:
     """Change the one account; `base_url` is text."""
-    known = house.settings.accounts["main"]
     if "base_url" in values:
         values["base_url"] = AnyHttpUrl(values["base_url"])
-    account = known.model_copy(update=values)
-    house.settings = house.settings.model_copy(update={"accounts": {"main": account}})
+    house.lane(**values)
 
 
 def rules(house: FaultHouse, *scripted: dict[str, object]) -> None:
