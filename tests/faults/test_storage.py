@@ -194,7 +194,6 @@ def test_an_image_that_must_not_be_taken(faults: FaultHouse, name: str) -> None:
 @pytest.mark.parametrize("how", ["slow", "unresolved host"])
 def test_an_image_from_a_poor_host(faults: FaultHouse, how: str) -> None:
     """A byte every 0.1 s, or a name that does not resolve: tried again, and taken when it comes."""
-
     moved: list[str] = []
 
     def elsewhere(document: Any) -> Any:
