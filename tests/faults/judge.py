@@ -14,7 +14,7 @@ from shared.money.ledger import read_entries, verify
 from shared.redis.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from shared.jobs.job import Job
@@ -166,9 +166,17 @@ def _file(folder: Path, key: str) -> bytes | None:
 def _event_ids(house: FaultHouse) -> dict[tuple[str, str], set[str]]:
     """Give the webhook ids under which each (job, event type) came."""
     found: dict[tuple[str, str], set[str]] = {}
-    for delivery in house.sink.get("/received?limit=1000")["deliveries"]:
+    for delivery in _deliveries(house):
         body = delivery["body"]
         assert delivery["verified"], "every event must carry a valid signature"
         if job_id := body["data"].get("job_id"):
             found.setdefault((job_id, body["type"]), set()).add(delivery["webhook_id"])
     return found
+
+
+def _deliveries(house: FaultHouse) -> Iterator[dict[str, Any]]:
+    page, after = house.sink.get("/received?limit=1000"), 0
+    while page["deliveries"]:
+        yield from page["deliveries"]
+        after = page["next"]
+        page = house.sink.get(f"/received?limit=1000&after={after}")
