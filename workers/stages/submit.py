@@ -289,7 +289,8 @@ class SubmitStage:
                 entry, lane, self._settings.worker, cause="worker died during the submit", intent_id=None
             )
         else:
-            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS)
+            wait_ms = int(1000 * self._settings.worker.lease_s)
+            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS, wait_ms=wait_ms)
         applied = await self._shop.recorder.apply(plan)
         log.warning(
             "submit_recovered", job_id=entry.id, lane=lane.name, intent=bool(intent_id), applied=applied.name

@@ -184,18 +184,23 @@ def plan_give_up_unknown(entry: Entry) -> Transition:
     return Transition(job_id=entry.id, changes=(change,))
 
 
-def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int) -> Transition:
-    """Queue a job whose holder died before the intent: nothing was sent. It is a suspect now, claimed alone."""
+def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int) -> Transition:
+    """Queue a job whose holder died before the intent: nothing was sent. It is a suspect now, claimed alone.
+
+    After each death of its own it waits `wait_ms` longer: those who only shared its first claim go before it.
+    """
     deaths = entry.number("deaths") + int(entry.suspect)
     if deaths >= poison_deaths:
         return plan_failed(entry, lane, None, "poison", f"its worker died {deaths} times while it ran alone")
+    later = ((f"later:{lane.model}", deaths * wait_ms),) if deaths else ()
     again = Change(
         before=SUBMITTING,
         after=QUEUED,
         clear=("leased", "lane"),
         fields={"suspect": 1, "deaths": deaths},
         leave=(f"submit:{lane.name}",),
-        queue=True,
+        due_in=later,
+        queue=not later,
         free_slot=lane.name,
         release=True,
         note="its worker died before the submit",
