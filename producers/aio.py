@@ -60,6 +60,7 @@ class AsyncDarkroom:
         self._hints = Hinter(self.settings, self._keys)
         self._waiters = AsyncWaiters(self._client, self._keys, self._jobs, self._url)
         self._checked = False
+        self._checking: asyncio.Task[None] | None = None
         self._store: ObjectStore | None = None
 
     async def __aenter__(self) -> Self:
@@ -281,16 +282,26 @@ class AsyncDarkroom:
     # --- the server ---
 
     async def _check(self) -> None:
-        """Refuse a server that may not hold the truth; asked once, off the loop."""
-        if not self._checked:
-            await asyncio.to_thread(_check_server, self.settings)
-            self._checked = True
+        """Refuse a server that may not hold the truth; asked off the loop, and once for all who wait meanwhile."""
+        if self._checked:
+            return
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(asyncio.to_thread(_check_server, self.settings))
+            self._checking.add_done_callback(_seen)
+        await asyncio.shield(self._checking)  # who is cancelled does not cancel it for the others
+        self._checked = True
 
     @asynccontextmanager
     async def _state(self) -> AsyncIterator[None]:
         await self._check()
         with translated(self._url):
             yield
+
+
+def _seen(check: asyncio.Task[None]) -> None:
+    """Look at its error, which asyncio would complain of if all who waited were cancelled."""
+    if not check.cancelled():
+        check.exception()
 
 
 def _check_server(settings: Settings) -> None:
