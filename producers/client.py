@@ -22,6 +22,7 @@ from producers.link import Link, Sender
 from producers.overview import Overview, parse_overview, queue_overview
 from producers.pauses import pause_arguments
 from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
+from producers.server_check import ServerCheck
 from producers.waiters import Waiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
@@ -68,7 +69,7 @@ class Darkroom:
         self._hints = Hinter(self.settings, self._keys)
         self._waiters = Waiters(self._client, self._keys, self._jobs, self._url)
         self._opening = threading.Lock()
-        self._checked = False
+        self._check = ServerCheck(partial(check_server, self._client, self.settings))
         self._store: ObjectStore | None = None
 
     def __enter__(self) -> Self:
@@ -334,16 +335,6 @@ class Darkroom:
         return before
 
     # --- the server ---
-
-    def _check(self) -> None:
-        """Refuse a server that may not hold the truth; not asked again once it was found good.
-
-        Without a lock: threads that come at once ask at once, so that a silent server costs none of them the time of
-        all before it.
-        """
-        if not self._checked:
-            check_server(self._client, self.settings)
-            self._checked = True
 
     @contextmanager
     def _state(self) -> Iterator[None]:
