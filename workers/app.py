@@ -107,7 +107,7 @@ def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery
             _check_worker(sender, settings)
 
     signals.worker_init.connect(check, weak=False)
-    set_up = partial(logs.set_up, settings.log)
+    set_up = partial(logs.set_up, settings)
     signals.setup_logging.connect(set_up, weak=False, dispatch_uid="darkroom-logging")
     return app
 
