@@ -27,7 +27,8 @@ from producers.waiters import AsyncWaiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
-from shared.jobs.enqueue import Disposition, check_name
+from shared.jobs.disposition import Disposition
+from shared.jobs.names import check_name
 from shared.jobs.store import AsyncJobStore
 from shared.jobs.transition import context_json
 from shared.redis.client import check_server, make_async_client, make_client, translated
@@ -171,7 +172,7 @@ class AsyncDarkroom:
             record = await client.hgetall(self._keys.batch(owner, name))
         if not record:
             raise BatchNotFound(name)
-        return BatchStatus.parse(name, owner, self._core.currency, record)
+        return BatchStatus.parse(name, owner, self.settings.currency, record)
 
     async def wait_batch(
         self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5

@@ -297,6 +297,12 @@ class Settings(BaseSettings):
         """Every model that some account serves."""
         return frozenset(model for account in self.accounts.values() for model in account.models)
 
+    @property
+    def currency(self) -> str:
+        """The one currency of all accounts; "" if they have several."""
+        currencies = {account.currency for account in self.accounts.values()}
+        return currencies.pop() if len(currencies) == 1 else ""
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings, or raise ConfigurationError naming the key, the rule and where it may be set."""
