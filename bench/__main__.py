@@ -9,9 +9,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, enqueue, top
+from bench import cli, drain, enqueue, top
 
-BENCHES = {"enqueue": enqueue.measure, "drain": drain.measure, "top": top.measure}
+BENCHES = {"cli": cli.measure, "enqueue": enqueue.measure, "drain": drain.measure, "top": top.measure}
 
 
 def main() -> int:
