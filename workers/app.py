@@ -142,13 +142,11 @@ def _check_worker(worker: Any, settings: Settings) -> None:
     if worker.pool_cls not in (TaskPool, "threads"):
         refuse(DarkroomError("only the threads pool serves; leave out -P, or use -P threads."))
     worker.options.update(without_gossip=True, without_mingle=True)
-    client = make_client(settings.redis)
     try:
-        check_server(client, settings)
+        with make_client(settings.redis) as client:
+            check_server(client, settings)
     except DarkroomError as error:
         refuse(error)
-    finally:
-        client.close()
 
 
 class Process:

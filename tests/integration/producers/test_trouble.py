@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -254,3 +254,21 @@ def test_another_kind_of_server_is_named(state: State) -> None:
             said, _ = _caught(darkroom.now_ms)
         thread.join()
     assert "is no Redis" in said
+
+
+def test_an_address_that_swallows_packets_is_given_up(state: State) -> None:
+    """Nobody refuses the connection, nobody accepts it: a firewall, or a server with no room in its queue."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(socket.socket()))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # more than its queue holds
+            client = stack.enter_context(closing(socket.socket()))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(listener.getsockname())
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        darkroom = stack.enter_context(Darkroom(settings_of(state, url, connect_timeout_s=0.5)))
+        said, took_s = _caught(darkroom.now_ms)
+    assert "does not answer in time" in said
+    assert took_s < 5
