@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,9 @@ SUBMIT_FIELDS: Final = (
     "on_unknown", "sequential", "model", "created_at",
 )  # fmt: skip
 JOB_FIELDS: Final = (
-    "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "generation_id", "submitted_at",
-    "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency", "empty_polls",
+    "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "intent_id", "generation_id",
+    "submitted_at", "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency",
+    "empty_polls",
 )  # fmt: skip
 DELIVERY_FIELDS: Final = (
     "epoch",
@@ -61,6 +63,7 @@ class Entry:
     subject: Sequence[Any] = field(default=(), repr=False)
     expired: bool = False
     now_ms: int = 0
+    claimed_at: float = field(default_factory=time.monotonic, repr=False, compare=False)  # monotonic clock
 
     def number(self, name: str) -> int:
         return int(self.fields.get(name) or 0)

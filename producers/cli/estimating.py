@@ -15,7 +15,7 @@ from producers.reports.estimate import Estimate, ModelEstimate, PriceRange, Shap
 from producers.reports.journal import opened_books
 from producers.reports.situation import read_situations
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.request import parse_request
 
 if TYPE_CHECKING:

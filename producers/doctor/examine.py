@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 STORE_WITHIN_S: Final = 20.0
+BROKER_WITHIN_S: Final = 5.0  # of the ten that a person waits for an error
 
 
 def examine(settings: Settings, *, producer_only: bool = False, send_test: bool = False) -> list[Finding]:
@@ -117,10 +118,17 @@ def _storage(settings: Settings) -> tuple[list[Finding], str | None]:
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
-    from shared.broker import STAGES, UNREAD_MAX, make_app, unread_hints  # noqa: PLC0415 - Celery takes half a second
+    from shared.broker import (  # noqa: PLC0415 - Celery takes half a second
+        STAGES,
+        UNREAD_MAX,
+        make_app,
+        transport_options,
+        unread_hints,
+    )
 
     try:
         app = make_app(settings)
+        app.conf.broker_transport_options = {**transport_options(settings), "socket_timeout": BROKER_WITHIN_S}
         unread = {stage: unread_hints(app, stage) for stage in STAGES}
     except ConfigurationError as error:
         what, _, do = str(error).partition(". ")

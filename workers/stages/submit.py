@@ -38,6 +38,7 @@ from workers.providers.outcomes import (
 )
 from workers.spool import LateId
 from workers.stages import submit_plans as plans
+from workers.stages.attempts import attempt
 from workers.stages.stage import shown
 
 if TYPE_CHECKING:
@@ -113,38 +114,40 @@ class SubmitStage:
             return
         crash_points.cross("submit.intent_written")
         self._shop.events.emit("started", entry.id, **shown(entry, lane.model, stage="submitting"))
-        if time.monotonic() - asked_at >= SEND_WITHIN_S:
+        sent_at = time.monotonic()
+        if sent_at - asked_at >= SEND_WITHIN_S:
             outcome: SubmitOutcome = NotSent("process slept after the intent")
         else:
-            sent_at = time.monotonic()
             outcome = lane.provider.submit_outcome(await self._client.send(request))
             crash_points.cross("submit.posted")
             metrics.observe(metrics.SUBMIT, time.monotonic() - sent_at, lane.name)
-        await self._record(entry, lane, intent_id, outcome)
+        told = attempt(
+            "submit", entry, started_at=sent_at, lane=lane.name, outcome=type(outcome).__name__,
+            cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
+            intent_id=intent_id, generation_id=getattr(outcome, "generation_id", ""),
+        )  # fmt: skip
+        await self._record(entry, lane, intent_id, outcome, told)
 
-    async def _record(self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome) -> None:
+    async def _record(
+        self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
+    ) -> None:
         if not isinstance(outcome, Accepted):
-            await self._record_now(entry, lane, intent_id, outcome)
+            await self._record_now(entry, lane, intent_id, outcome, told)
             return
         late = LateId(
             intent_id=intent_id, job_id=entry.id, lane=lane.name, generation_id=outcome.generation_id
         )
         async with self._spool.keeping(late):
-            await self._record_now(entry, lane, intent_id, outcome)
+            await self._record_now(entry, lane, intent_id, outcome, told)
 
-    async def _record_now(self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome) -> None:
+    async def _record_now(
+        self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
+    ) -> None:
         plan = self._plan(entry, lane, intent_id, outcome)
         _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("submit.recorded")
-        log.info(
-            "submit_attempted",
-            job_id=entry.id,
-            lane=lane.name,
-            outcome=type(outcome).__name__,
-            cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
-            applied=applied.name,
-        )
+        log.info("submit_attempted", job_id=entry.id, applied=applied.name, **told)
         if applied is Applied.ORPHAN:
             log.error(
                 "generation_orphaned", job_id=entry.id, lane=lane.name
