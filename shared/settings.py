@@ -34,7 +34,7 @@ class RedisSettings(Section):
         "everysec",
         description="`strict` demands appendfsync always; everysec may lose about 1 s on power loss",
     )
-    socket_timeout_s: float = Field(10, gt=0, description="a half-open connection must not hang a producer")
+    socket_timeout_s: float = Field(8, gt=0, description="a half-open connection: producers fail within 10 s")
     connect_timeout_s: float = Field(5, gt=0, description="a blackholed address fails after this")
     max_connections: int = Field(64, ge=1, description="per process; callers wait for one, none fails")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import redis
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
     from shared.settings import RedisSettings, Settings
 
+# Once, as a pooled connection may have died while idle; scripts are guarded. Never after a timeout: a caller has
+# waited long enough, and each layer of the library (handshake, command) would wait anew.
+_RETRIED: Final = (redis.ConnectionError,)
+
 
 def make_client(settings: RedisSettings) -> redis.Redis:
-    """Make a blocking client: bounded waits, a bounded pool that is waited for, no silent retries."""
+    """Make a blocking client: bounded waits, a bounded pool that is waited for, no retry after a timeout."""
     pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
     return redis.Redis.from_pool(pool)
 
@@ -47,14 +51,12 @@ def _options(settings: RedisSettings) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": 10,
         "max_connections": settings.max_connections,
-        "retry": Retry(
-            NoBackoff(), 1
-        ),  # one: a pooled connection may have died while idle; scripts are guarded
+        "retry": Retry(NoBackoff(), 1, _RETRIED),
     }
 
 
 def _async_options(settings: RedisSettings) -> dict[str, Any]:
-    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1)}
+    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1, _RETRIED)}
 
 
 @contextmanager

@@ -48,11 +48,11 @@ class FaultHouse(House):
         after = before.replace(urlsplit(before).netloc.rpartition("@")[2], proxy.address, 1)
         match part:
             case "state":
-                self._set("redis", url=after)
+                self.set_section("redis", url=after)
             case "broker":
-                self._set("broker", url=after)
+                self.set_section("broker", url=after)
             case "s3":
-                self._set("storage", endpoint=after)
+                self.set_section("storage", endpoint=after)
             case "provider":
                 self.lane(base_url=AnyHttpUrl(after))
             case "sink":
@@ -69,7 +69,8 @@ class FaultHouse(House):
         }
         return str(urls[part])
 
-    def _set(self, section: str, **values: Any) -> None:
+    def set_section(self, section: str, **values: Any) -> None:
+        """Set values of a section, for processes and clients made from now on."""
         changed = getattr(self.settings, section).model_copy(update=values)
         self.settings = self.settings.model_copy(update={section: changed})
 

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.campaign import FaultHouse
+from tests.faults.shards import SHARD, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SEED = os.environ.get("FAULTS_SEED", "")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the shard that is asked for: by names, as each run has an order of its own."""
+    by_name = sorted(items, key=lambda item: item.nodeid)
+    _, others = split(by_name, os.environ.get(SHARD, ""))
+    if others:
+        config.hook.pytest_deselected(items=others)
+        left_out = set(others)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
