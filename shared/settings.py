@@ -35,7 +35,7 @@ class RedisSettings(Section):
         description="`strict` demands appendfsync always; everysec may lose about 1 s on power loss",
     )
     socket_timeout_s: float = Field(
-        8,
+        6,
         gt=0,
         description="a server that does not answer is given up after this: no producer hangs for 10 s",
     )
