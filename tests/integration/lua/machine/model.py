@@ -75,6 +75,12 @@ class Model:
     def enqueue(self, job_id: str, tenant: str, batch: str | None, n: int) -> None:
         self.jobs[job_id] = ModelJob(job_id, tenant, batch, n)
 
+    def slots_end(self, now: int) -> None:
+        """A claim gives back the slots whose time is over; they stay so if the clock is set back."""
+        for job in self.jobs.values():
+            if job.slot_until is not None and job.slot_until <= now:
+                job.slot_until = None
+
     def claimed(self, job_id: str, epoch: int, now: int) -> None:
         """A queued job is taken: hold, slot and lease are one."""
         job = self.jobs[job_id]

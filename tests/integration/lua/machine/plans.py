@@ -55,7 +55,7 @@ def refused(entry: Entry, intent_id: str) -> Transition:
 
 
 def orphaned(entry: Entry) -> Transition:
-    return submit_plans.plan_orphaned(entry, PLACE, poison_deaths=POISON_DEATHS)
+    return submit_plans.plan_orphaned(entry, PLACE, poison_deaths=POISON_DEATHS, wait_ms=1000)
 
 
 def delivered(entry: Entry, count: int) -> Transition:
