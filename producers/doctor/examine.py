@@ -20,7 +20,7 @@ from producers.overview import parse_overview, queue_overview
 from shared.errors import ConfigurationError, DarkroomError, StorageError
 from shared.redis.client import make_client, translated
 from shared.redis.keys import Keys
-from shared.settings_layers import dev_stack, from_file
+from shared.settings_layers import dev_stack, from_file, settings_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,11 @@ def examine(settings: Settings, *, producer_only: bool = False, send_test: bool 
     named endpoint; without it no request goes anywhere but to Redis, the broker and the object store.
     """
     parts: list[Callable[[], list[Finding]]] = [
-        lambda: [*judge_sources(settings, os.environ, from_file(), dev_stack()), *judge_settings(settings)],
+        lambda: [
+            *_settings_file(),
+            *judge_sources(settings, os.environ, from_file(), dev_stack()),
+            *judge_settings(settings),
+        ],
         lambda: list(look_at_secrets(settings, producer_only=producer_only)),
         lambda: _state_and_storage(settings),
         lambda: list(_broker(settings)),
@@ -55,6 +59,13 @@ def examine(settings: Settings, *, producer_only: bool = False, send_test: bool 
         ]
     with ThreadPoolExecutor(len(parts)) as pool:
         return [finding for part in pool.map(lambda each: each(), parts) for finding in part]
+
+
+def _settings_file() -> Iterator[Finding]:
+    """A file need not exist; one that was named, and is not there, is likely a mistake."""
+    if "DARKROOM_CONFIG" in os.environ and not settings_file().exists():
+        what = f"DARKROOM_CONFIG names {settings_file()}, which does not exist"
+        yield beware("settings", what, "Correct it, or unset it.")
 
 
 def _state_and_storage(settings: Settings) -> list[Finding]:

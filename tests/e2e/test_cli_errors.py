@@ -295,6 +295,15 @@ def test_a_settings_file_that_cannot_be_read(place: Place) -> None:
     assert complaints(runs, "Is a directory. Check DARKROOM_CONFIG.") == []
 
 
+def test_a_settings_file_that_is_not_there(place: Place) -> None:
+    """It need not exist; that one was named in vain, doctor points out."""
+    env = {"DARKROOM_CONFIG": str(place.folder / "none.toml")}
+    ran = place.run(("doctor", "--producer"), place.guarded.url(0), env=env)
+    (line,) = [line for line in ran.out.splitlines() if "DARKROOM_CONFIG" in line]
+    assert line.startswith("warning")
+    assert "none.toml, which does not exist. Correct it" in line
+
+
 def test_a_variable_that_is_not_json(place: Place) -> None:
     """The variable is named, and its text is not shown."""
     runs = place.run_all(sampled(READ_SETTINGS), env={"DARKROOM_ACCOUNTS": "{canary"})
