@@ -145,6 +145,8 @@ class Scrape:
         asked.ask("zcard", keys.index("batches"), then=lambda reply: self._set(m.OPEN_BATCHES, reply))
         asked.ask("zcard", keys.index("notify"), then=lambda reply: self._set(m.DELIVERIES, reply))
         asked.ask("hget", keys.control, "freeze", then=lambda reply: self._set(m.FROZEN, reply is not None))
+        asked.ask("hvals", keys.losses, then=lambda reply: self._set(m.LOST, reply.count(b"open")))
+        asked.ask("zcard", keys.index("newer"), then=lambda reply: self._set(m.NEWER, reply))
         asked.ask("zcard", keys.index("store"), then=lambda reply: self._set(m.STORING, reply))
         asked.ask("zrange", keys.index("store"), 0, SAMPLE - 1, then=storing)
         asked.ask("hlen", keys.balances, then=balances)

@@ -64,6 +64,13 @@ PAUSED: Final = _gauge(
 CLOSED: Final = _gauge("lane_closed_seconds", "Time until a 429's closure ends; 0 when open.", "lane")
 CAPPED: Final = _gauge("lane_capped", "1 while a cap of the account stops submits.", "lane")
 FROZEN: Final = _gauge("frozen", "1 while a freeze stops submits everywhere.")
+LOST: Final = _gauge(
+    "state_lost",
+    "Above 0 while workers found the store emptied or replaced, and nobody has said `darkroom freeze off` yet.",
+)
+NEWER: Final = _gauge(
+    "newer_records", "Records of a later version that workers left alone in the last minute."
+)
 DUE: Final = _gauge(
     "stage_due",
     "Entries whose time has come and that no worker has taken. `lane` of sweep is its index.",
@@ -104,6 +111,6 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
-    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
+    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
     STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

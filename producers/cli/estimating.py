@@ -17,7 +17,7 @@ from producers.reports.headroom import read_headrooms
 from producers.reports.journal import opened_books
 from producers.reports.situation import read_situations
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.request import parse_request
 
 if TYPE_CHECKING:

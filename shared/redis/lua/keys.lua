@@ -28,4 +28,5 @@ local K = {
   workers = P .. "workers",
   ended = P .. "ended",
   audit = P .. "audit",
+  losses = P .. "losses",
 }

@@ -16,7 +16,7 @@ CALLS = {
     "ready('a')": "ready", "lane('a')": "lane", "index('a')": "index", "slots('a')": "slots",
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
     "balances": "balances", "usage": "usage", "parked": "parked", "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
-    "audit": "audit",
+    "audit": "audit", "losses": "losses",
 }  # fmt: skip
 
 
