@@ -96,6 +96,9 @@ def print_tables(verdict: Verdict) -> None:
         if found:
             print(f"\n{_TITLES[table]}: {len(found)}{_sum(found, currency)}")
             screen.print(_grid(found[:SHOWN]))
+        for each in found[:SHOWN]:  # whole lines, to be copied once somebody has looked
+            if each.command:
+                print(one_line(each.command))
         if len(found) > SHOWN:
             print(f"... and {len(found) - SHOWN} more; --csv or --json lists them.")
     for line, why in verdict.broken[:SHOWN]:
@@ -128,7 +131,7 @@ def _grid(found: Sequence[Finding]) -> Grid:
             _money(each.ours_micros, each.currency),
             _money(each.theirs_micros, each.currency),
             each.likelihood or "-",
-            one_line(each.why + (f". {each.command}" if each.command else "")),
+            one_line(each.why),
         )
     return grid
 

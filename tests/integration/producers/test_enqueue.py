@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +24,9 @@ from producers import (
     JobNotFound,
     UnknownPrice,
 )
+from shared.settings import CapSettings
 from tests.integration.producers.conftest import FOX, MODEL, until
+from tests.servers import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +116,55 @@ def test_backlog_caps_are_exact_under_concurrency(state: State, scope: str) -> N
             answers = list(pool.map(enqueue, range(30)))
     refused = "tenant acme" if scope == "backlog_per_tenant" else "all tenants"
     assert (answers.count("enqueued"), answers.count(refused)) == (20, 10)
+
+
+# One process of several: four threads enqueue jobs one by one; it says how many were admitted and how many refused.
+CROWD = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from producers import Darkroom
+from shared.errors import CapReached
+def enqueue(_):
+    try:
+        darkroom.enqueue({"model": "wan2.7-image", "prompt": "a red fox"}, tenant="acme")
+    except CapReached:
+        return 0
+    return 1
+with Darkroom() as darkroom, ThreadPoolExecutor(4) as pool:
+    darkroom.now_ms()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    admitted = sum(pool.map(enqueue, range(250)))
+print(admitted, 250 - admitted)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_rejecting_cap_admits_exactly_what_fits_whoever_asks(state: State) -> None:
+    """Four processes of four threads at once want a thousand jobs under a cap of a hundred: exactly a hundred are admitted."""
+    cap = CapSettings(scope="tenant:acme", limit=Decimal("20.00"), over_cap="reject")
+    env = {**os.environ, **environment(state.settings.model_copy(update={"caps": (cap,)}))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CROWD],
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outs = [process.communicate(timeout=150)[0] for process in processes]
+    answers = [tuple(map(int, out.split())) for out in outs]
+    assert [sum(column) for column in zip(*answers, strict=True)] == [100, 900]
+    assert state.client.hget(state.keys.usage, "CNY|tenant:acme|q") == b"20000000"
 
 
 def test_a_sealed_batch_takes_no_more(darkroom: Darkroom) -> None:

@@ -21,6 +21,7 @@ from shared.money import ledger
 from shared.money.closed import read_closed
 from shared.money.entry import parse_line
 from shared.redis.scripts import run
+from shared.settings import StorageSettings
 from tests.integration.producers.conftest import FOX, FakeWorker
 from tests.integration.producers.test_cli import Cli
 from tests.servers import environment
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from producers import Darkroom
     from shared.money.entry import Entry
     from tests.conftest import State
+    from tests.servers import SeaweedProc
 
 DAY_MS = 86_400_000
 # The command, killed by itself the moment it would call the closing script, or has called it.
@@ -302,3 +304,17 @@ def test_a_ledger_that_nobody_closes_is_told(
     cli.run("ledger", "close")
     assert told() == [("ok", "")]
     assert age_days() < 1
+
+
+def test_days_are_closed_into_a_bucket(
+    s3: SeaweedProc, darkroom: Darkroom, worker: FakeWorker, state: State, tmp_path: Path
+) -> None:
+    """With s3:// it is the same: exports are put, read back, and read again; a second run finds nothing to do."""
+    settings = state.settings.model_copy(update={"storage": StorageSettings(**s3.settings("books"))})
+    bucket = Cli(tmp_path, environment(settings))
+    three_jobs(state, darkroom, worker)
+    before = bucket.json("spend", "--by", "tenant,day")
+    assert len(bucket.json("ledger", "close")["closed"]) == 2
+    assert bucket.json("ledger", "close")["closed"] == []
+    assert bucket.json("spend", "--by", "tenant,day") == before | {"closed_days": 2}
+    assert bucket.json("ledger", "verify", "--exports")["exports_read"] == 2
