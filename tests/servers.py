@@ -45,7 +45,7 @@ class ValkeyProc(Proc):
         super().__init__(name, folder)
         self.port = free_ports(1)[0]
         self.password = password
-        self._binary = binary or valkey_binary()
+        self.binary = binary or valkey_binary()
         defaults = {
             "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction", "databases": "64",
         }  # fmt: skip
@@ -55,7 +55,11 @@ class ValkeyProc(Proc):
 
     def command(self) -> Sequence[str]:
         options = {"port": str(self.port), "bind": HOST, "dir": str(self.folder)} | self._options
-        return [self._binary, *(word for key, value in options.items() for word in (f"--{key}", value))]
+        return [self.binary, *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Set server options for its next start."""
+        self._options |= options
 
     def ready(self) -> bool:
         with self.client(socket_timeout=1) as client:

@@ -190,6 +190,10 @@ def remarks(overview: Overview) -> Iterator[str]:
         why = f" ({one_line(freeze.why)})" if freeze.why else ""
         since = f" since {moment(freeze.at_ms)} by {one_line(freeze.by)}" if freeze.at_ms else ""
         yield f"frozen: {one_line(freeze.what)}{since}{why}. `darkroom freeze off` lets work go on"
+    if overview.losses:
+        yield "the state server was emptied or replaced while workers ran: see docs/operations.md before `darkroom freeze off`"
+    if overview.newer:
+        yield f"{overview.newer} records of a later version wait for workers of that version"
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"
     if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):

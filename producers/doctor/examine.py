@@ -8,10 +8,12 @@ import ssl  # noqa: F401 - loaded before threads are: each part may be the first
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from producers.doctor.books import judge_ledger
 from producers.doctor.configuration import judge_settings, judge_sources
 from producers.doctor.credentials import look_at_secrets
 from producers.doctor.findings import bad, beware, good
 from producers.doctor.reach import reach
+from producers.doctor.spool import look_at_spool
 from producers.doctor.state import judge_state, read_state
 from producers.doctor.work import judge_stores, judge_work
 from producers.overview import parse_overview, queue_overview
@@ -50,7 +52,11 @@ def examine(settings: Settings, *, producer_only: bool = False, send_test: bool 
         lambda: list(_broker(settings)),
     ]
     if not producer_only:
-        parts += [lambda: list(_providers(settings)), lambda: list(_endpoints(settings, send_test=send_test))]
+        parts += [
+            lambda: list(_providers(settings)),
+            lambda: list(_endpoints(settings, send_test=send_test)),
+            lambda: list(look_at_spool(settings.worker)),
+        ]
     with ThreadPoolExecutor(len(parts)) as pool:
         return [finding for part in pool.map(lambda each: each(), parts) for finding in part]
 
@@ -68,6 +74,7 @@ def _state_and_storage(settings: Settings) -> list[Finding]:
     try:
         with make_client(settings.redis) as client, translated(settings.redis.url):
             found += judge_state(read_state(client), strict=settings.redis.durability == "strict")
+            found.append(judge_ledger(client, Keys.of(settings.redis.namespace)))
             work = _work(client, settings)
     except DarkroomError as error:
         what, _, do = str(error).partition(". ")

@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from shared.errors import InvalidRequest, Issue
 from shared.jobs.lifecycle import JobState
 from shared.jobs.request import fingerprint
+from shared.jobs.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -223,6 +224,7 @@ def _kind(
         ("priority", str(priority), priority != 0),
         ("not_before_at", str(not_before_at), not_before_at > 0),
         ("on_unknown", on_unknown, on_unknown != "hold"),
+        ("v", str(SCHEMA), SCHEMA > 1),  # a version 1 costs no record anything
     )
     fields = ["n", str(n)]
     for field, value, given in optional:

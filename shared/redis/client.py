@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import redis
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 
     from shared.settings import RedisSettings, Settings
 
+# Once, as a pooled connection may have died while idle; scripts are guarded. Never after a timeout: a caller has
+# waited long enough, and each layer of the library (handshake, command) would wait anew.
+_RETRIED: Final = (redis.ConnectionError,)
+
 
 def make_client(settings: RedisSettings) -> redis.Redis:
-    """Make a blocking client: bounded waits, a bounded pool that is waited for, no silent retries."""
+    """Make a blocking client: bounded waits, a bounded pool that is waited for, no retry after a timeout."""
     with _readable(settings.url):
         pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing; a wrong ?option= is found here
@@ -68,15 +72,12 @@ def _options(settings: RedisSettings) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": 10,
         "max_connections": settings.max_connections,
-        # One: a pooled connection may have died while idle; scripts are guarded. None after a timeout: who asked has
-        # waited long enough, and would wait as long again.
-        "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+        "retry": Retry(NoBackoff(), 1, _RETRIED),
     }
 
 
 def _async_options(settings: RedisSettings) -> dict[str, Any]:
-    retry = redis.asyncio.retry.Retry(NoBackoff(), 1, (redis.ConnectionError,))
-    return _options(settings) | {"retry": retry}
+    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1, _RETRIED)}
 
 
 @contextmanager

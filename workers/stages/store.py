@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 HOPELESS_TRIES: Final = (
     3  # a forbidden address, an oversize file, another file at our key will not get better
 )
+ASK_ANEW_TRIES: Final = 3  # the provider may have moved an image whose host does not answer any more
 _HOPELESS: Final = (DownloadTrouble.FORBIDDEN, DownloadTrouble.TOO_LARGE, DownloadTrouble.NOT_AN_IMAGE)
 PARALLEL: Final = 4
 
@@ -159,7 +160,8 @@ class StoreStage:
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
         if expired or hopeless:
             return self._copy_failed(entry, copied, causes)
-        fresh = await self._fresh_urls(entry, urls) if any(map(_is_gone, problems)) else None
+        stale = any(map(_is_gone, problems)) or (tries % ASK_ANEW_TRIES == 0 and any(map(_is_away, problems)))
+        fresh = await self._fresh_urls(entry, urls) if stale else None
         return self._again(entry, copied, causes, fresh)
 
     async def _fresh_urls(self, entry: Entry, urls: Sequence[dict[str, Any]]) -> str | None:
@@ -254,6 +256,10 @@ def _transition(entry: Entry, change: Change) -> Transition:
 
 def _is_gone(problem: DownloadFailure | StorageError) -> bool:
     return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.GONE
+
+
+def _is_away(problem: DownloadFailure | StorageError) -> bool:
+    return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.RETRY
 
 
 def _is_hopeless(problem: DownloadFailure | StorageError) -> bool:

@@ -4,7 +4,8 @@
 2. The intent is written just before the POST. Refused (fenced)? Someone else decides; drop it.
 3. The POST is sent only if less than SEND_WITHIN_S passed since the intent was asked for: a process that slept
 in between may have been given up already. Too late means: proved not sent.
-4. Its outcome is recorded by intent, so that it counts even if the lease was lost meanwhile.
+4. Its outcome is recorded by intent, so that it counts even if the lease was lost meanwhile. A generation id that
+the state server does not take at once is kept on disk until it does (workers/spool.py).
 5. A job found here after its holder died goes back to the queue without an intent, and to `unknown` with one.
 """
 
@@ -35,6 +36,7 @@ from workers.providers.outcomes import (
     Throttled,
     Unsendable,
 )
+from workers.spool import LateId
 from workers.stages import submit_plans as plans
 from workers.stages.attempts import attempt
 from workers.stages.stage import shown
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
     from workers.http.port import HttpClient
     from workers.lanes import Lane
+    from workers.spool import Spool
     from workers.stages.inputs import Inputs
     from workers.stages.stage import Shop
 
@@ -68,10 +71,16 @@ class SubmitStage:
     name = "submit"
 
     def __init__(
-        self, shop: Shop, lanes: Mapping[str, Lane], client: HttpClient, inputs: Inputs, settings: Settings
+        self,
+        shop: Shop,
+        lanes: Mapping[str, Lane],
+        client: HttpClient,
+        inputs: Inputs,
+        settings: Settings,
+        spool: Spool,
     ) -> None:
         self._shop, self._lanes, self._client, self._inputs = shop, lanes, client, inputs
-        self._settings = settings
+        self._settings, self._spool = settings, spool
         self._turned_away: set[str] = set()  # lanes whose last claim waits for POSTs that are under way
         self.limit = sum(lane.settings.max_outstanding_posts for lane in lanes.values())
 
@@ -122,6 +131,18 @@ class SubmitStage:
     async def _record(
         self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
     ) -> None:
+        if not isinstance(outcome, Accepted):
+            await self._record_now(entry, lane, intent_id, outcome, told)
+            return
+        late = LateId(
+            intent_id=intent_id, job_id=entry.id, lane=lane.name, generation_id=outcome.generation_id
+        )
+        async with self._spool.keeping(late):
+            await self._record_now(entry, lane, intent_id, outcome, told)
+
+    async def _record_now(
+        self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
+    ) -> None:
         plan = self._plan(entry, lane, intent_id, outcome)
         _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
@@ -132,7 +153,7 @@ class SubmitStage:
                 "generation_orphaned", job_id=entry.id, lane=lane.name
             )  # listed in Redis, for an operator
         if applied is Applied.FENCED and isinstance(outcome, Accepted):
-            late = plans.plan_accepted_late(entry, lane, intent_id, outcome.generation_id)
+            late = plans.plan_accepted_late(entry.id, lane.name, intent_id, outcome.generation_id)
             self._tell(entry, lane, late, await self._shop.recorder.apply(late))
             self._shop.arm("poll", lane.name, 0)
             return
@@ -271,7 +292,8 @@ class SubmitStage:
                 entry, lane, self._settings.worker, cause="worker died during the submit", intent_id=None
             )
         else:
-            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS)
+            wait_ms = int(1000 * self._settings.worker.lease_s)
+            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS, wait_ms=wait_ms)
         applied = await self._shop.recorder.apply(plan)
         log.warning(
             "submit_recovered", job_id=entry.id, lane=lane.name, intent=bool(intent_id), applied=applied.name
