@@ -166,7 +166,7 @@ def _new_state(server: ValkeyProc) -> Iterator[State]:
     with server.client(0) as client:
         state = State(server, client, settings)
         yield state
-        assert_no_orphan_keys(client, namespace, [*living(client, state.keys), *state.owned])
+        assert_no_orphan_keys(client, namespace, [*state.owned, *living(client, state.keys)])
         _clear(server, namespace)
 
 

@@ -82,7 +82,10 @@ def _async_options(settings: RedisSettings) -> dict[str, Any]:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn the client library's errors into StateUnavailable, each with what to do. Never shows a password."""
+    """Turn the client library's errors into StateUnavailable, each with what to do. Never shows a password.
+
+    Only its own: it wraps every OSError of a socket, and one of a file or a pipe that is written meanwhile is not Redis's.
+    """
     where = _address(url)
     try:
         yield
@@ -98,12 +101,12 @@ def translated(url: str) -> Iterator[None]:
         raise StateUnavailable(f"Redis at {where} is a read-only replica. Point at the primary.") from None
     except BusyLoadingError:
         raise StateUnavailable(f"Redis at {where} is loading its data. Try again shortly.") from None
-    except (redis.TimeoutError, TimeoutError):
+    except redis.TimeoutError:
         raise StateUnavailable(
             f"Redis at {where} does not answer in time. See whether it hangs or another program has its port, or "
             "correct DARKROOM_REDIS__URL."
         ) from None
-    except (redis.ConnectionError, OSError):
+    except redis.ConnectionError:
         raise StateUnavailable(
             f"no Redis at {where}. Start it (`darkroom dev` runs one), or set DARKROOM_REDIS__URL."
         ) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from producers import AsyncDarkroom, ConfigurationError, Darkroom, StateUnavailable
+from shared.redis.client import translated
 from tests.integration.producers.conftest import FOX
 from tests.servers import ValkeyProc
 
@@ -272,3 +273,10 @@ def test_an_address_that_swallows_packets_is_given_up(state: State) -> None:
         said, took_s = _caught(darkroom.now_ms)
     assert "does not answer in time" in said
     assert took_s < 5
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "Input/output error"), TimeoutError()])
+def test_a_file_s_or_a_pipe_s_error_is_not_the_server_s(error: OSError) -> None:
+    """Who exports the ledger into a closed pipe is not told that Redis is away."""
+    with pytest.raises(type(error)), translated("redis://127.0.0.1:1/0"):
+        raise error
