@@ -7,17 +7,20 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.money.ledger import read_entries, verify
 from shared.redis.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from shared.jobs.job import Job
     from tests.faults.campaign import FaultHouse
+
+    Stored = Callable[[str], bytes | None]
 
 ENDS: Final = frozenset({"completed", "failed", "cancelled", "unknown"})
 TOLD_ENDS: Final = frozenset({"image.completed", "image.failed", "image.cancelled"})
@@ -54,14 +57,16 @@ class Verdict:
         return not any((*broken, self.untold, self.wrong_bill, self.wrong_terminal, self.over_limit))
 
 
-def judge(house: FaultHouse, ids: list[str]) -> Verdict:
+def judge(house: FaultHouse, ids: list[str], stored: Stored | None = None) -> Verdict:
     """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet.
 
+    `stored` gives the object under a key, or None; the files of the house's own store unless given.
     A worker that wakes may yet attach an id to an unknown job. If one moved meanwhile, it is judged at its next rest.
     """
+    stored = stored or partial(_file, house.folder / "artifacts")
     while True:
         before = _positions(house, ids)
-        verdict = _judge_once(house, ids)
+        verdict = _judge_once(house, ids, stored)
         if _positions(house, ids) == before:
             return verdict
         house.until(
@@ -73,7 +78,7 @@ def _positions(house: FaultHouse, ids: list[str]) -> list[tuple[str, int]]:
     return [(str(job.state), job.cost_micros) for job in house.darkroom.get_many(ids) if job is not None]
 
 
-def _judge_once(house: FaultHouse, ids: list[str]) -> Verdict:
+def _judge_once(house: FaultHouse, ids: list[str], stored: Stored) -> Verdict:
     jobs = [job for job in house.darkroom.get_many(ids) if job is not None]
     states = Counter(str(job.state) for job in jobs)
     groups = house.ledger()["groups"]
@@ -87,7 +92,7 @@ def _judge_once(house: FaultHouse, ids: list[str]) -> Verdict:
         lost=len(ids) - len(ended),
         double_charged=sum(group["accepted"] > 1 for group in groups),
         forgotten=_forgotten(groups, jobs),
-        damaged=sum(_damaged(job, house.folder / "artifacts") for job in jobs),
+        damaged=sum(_damaged(job, stored) for job in jobs),
         duplicate_events=sum(len(each) > 1 for each in events.values()),
         untold=sum((job.id, f"image.{job.state}") not in events for job in ended),
         wrong_bill=_wrong_bill(house, ended, charged),
@@ -156,24 +161,38 @@ def _over_limit(house: FaultHouse) -> int:
     return max(0, running) + max(0, too_fast)
 
 
-def _damaged(job: Job, store: Path) -> int:
+def _damaged(job: Job, stored: Stored) -> int:
     """Count what is missing or altered of a completed job's images."""
     if str(job.state) != "completed":
         return 0
     whole = sum(
-        (path := store / str(image.object_key)).is_file()
-        and hashlib.sha256(path.read_bytes()).hexdigest() == image.sha256
+        (content := stored(str(image.object_key))) is not None
+        and hashlib.sha256(content).hexdigest() == image.sha256
         for image in job.artifacts
     )
-    return job.n - whole
+    promised = len(job.artifacts) if job.partial else job.n
+    return promised - whole
+
+
+def _file(folder: Path, key: str) -> bytes | None:
+    path = folder / key
+    return path.read_bytes() if path.is_file() else None
 
 
 def _event_ids(house: FaultHouse) -> dict[tuple[str, str], set[str]]:
     """Give the webhook ids under which each (job, event type) came."""
     found: dict[tuple[str, str], set[str]] = {}
-    for delivery in house.sink.get("/received?limit=1000")["deliveries"]:
+    for delivery in _deliveries(house):
         body = delivery["body"]
         assert delivery["verified"], "every event must carry a valid signature"
         if job_id := body["data"].get("job_id"):
             found.setdefault((job_id, body["type"]), set()).add(delivery["webhook_id"])
     return found
+
+
+def _deliveries(house: FaultHouse) -> Iterator[dict[str, Any]]:
+    page, after = house.sink.get("/received?limit=1000"), 0
+    while page["deliveries"]:
+        yield from page["deliveries"]
+        after = page["next"]
+        page = house.sink.get(f"/received?limit=1000&after={after}")
