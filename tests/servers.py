@@ -257,6 +257,7 @@ def environment(settings: Settings) -> dict[str, str]:
 class WorkerProc(Proc):
     """A real Celery worker, started as users start it. Stopping it may take a POST's timeout."""
 
+    ready_within_s = 90  # on a machine that is busy with other tests
     stop_within_s = 15
 
     def __init__(

@@ -85,10 +85,10 @@ class FaultHouse(House):
         submits: int = self.provider.get("/ledger?summary=1")["submits_seen"]
         return polls + submits
 
-    def resumed(self, within_s: float) -> float:
-        """Wait until work goes on; give the seconds from now."""
+    def resumed(self, jobs: int, within_s: float) -> float:
+        """Wait until work goes on, or all is done; give the seconds from now."""
         before = self.working()
-        return self.until(lambda: self.working() > before, within_s, "work goes on")
+        return self.until(lambda: self.working() > before or self.settled(jobs), within_s, "work goes on")
 
     def join(self, worker: WorkerProc) -> None:
         """Start a worker that is not of these sources."""

@@ -61,8 +61,24 @@ def judge(house: FaultHouse, ids: list[str], stored: Stored | None = None) -> Ve
     """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet.
 
     `stored` gives the object under a key, or None; the files of the house's own store unless given.
+    A worker that wakes may yet attach an id to an unknown job. If one moved meanwhile, it is judged at its next rest.
     """
     stored = stored or partial(_file, house.folder / "artifacts")
+    while True:
+        before = _positions(house, ids)
+        verdict = _judge_once(house, ids, stored)
+        if _positions(house, ids) == before:
+            return verdict
+        house.until(
+            lambda: all(state in ENDS for state, _ in _positions(house, ids)), 60, "all at rest again"
+        )
+
+
+def _positions(house: FaultHouse, ids: list[str]) -> list[tuple[str, int]]:
+    return [(str(job.state), job.cost_micros) for job in house.darkroom.get_many(ids) if job is not None]
+
+
+def _judge_once(house: FaultHouse, ids: list[str], stored: Stored) -> Verdict:
     jobs = [job for job in house.darkroom.get_many(ids) if job is not None]
     states = Counter(str(job.state) for job in jobs)
     groups = house.ledger()["groups"]

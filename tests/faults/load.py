@@ -32,8 +32,7 @@ def under_load(faults: FaultHouse) -> list[str]:
 
 def judged(faults: FaultHouse, fault: str, ids: list[str], *, resume_s: float = RESUME_S) -> float:
     """The fault has just ended: work goes on by itself, every promise is kept. Gives the seconds until it went on."""
-    done = faults.settled(len(ids))  # the fault itself may have hindered nothing
-    resumed_s = 0.0 if done else faults.resumed(resume_s * BUSY_MACHINE)
+    resumed_s = faults.resumed(len(ids), resume_s * BUSY_MACHINE)
     recovered_s = resumed_s + faults.quiet(len(ids))
     verdict = judge(faults, ids)
     name = faults.state_binary or "valkey"

@@ -57,7 +57,7 @@ def _judged_with_a_gap(faults: FaultHouse, fault: str, ids: list[str], in_doubt:
     belongs to no job. If the first image was stored already, the second is not put over it: failed(copy_failed).
     Nothing else is wrong, and the books themselves add up.
     """
-    resumed_s = faults.resumed(RESUME_S * BUSY_MACHINE)
+    resumed_s = faults.resumed(len(ids), RESUME_S * BUSY_MACHINE)
     recovered_s = resumed_s + faults.quiet(len(ids))
     verdict = judge(faults, ids)
     name = faults.state_binary or "valkey"
