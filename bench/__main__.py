@@ -9,9 +9,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, durability, enqueue, top
+from bench import cli, drain, durability, enqueue, top
 
 BENCHES = {
+    "cli": cli.measure,
     "enqueue": enqueue.measure,
     "drain": drain.measure,
     "durability": durability.measure,

@@ -280,6 +280,23 @@ class WorkerProc(Proc):
         return " ready." in self.log_of_this_start()
 
 
+class ExporterProc(Proc):
+    """`darkroom exporter` on a free port."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__("exporter", folder, environment(settings))
+
+    def command(self) -> Sequence[str]:
+        return [str(Path(sys.executable).with_name("darkroom")), "exporter", "--port", "0"]
+
+    def ready(self) -> bool:
+        return "serving http://" in self.log_of_this_start()
+
+    @property
+    def url(self) -> str:
+        return self.log_of_this_start().partition("serving ")[2].split()[0]
+
+
 class FlowerProc(Proc):
     """Flower on the worker's app, as `celery flower` starts it."""
 

@@ -24,6 +24,7 @@ from shared.storage import artifact_key
 from workers import crash_points, metrics
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
+from workers.stages.attempts import attempt
 from workers.stages.stage import shown, succeeded
 
 if TYPE_CHECKING:
@@ -79,12 +80,22 @@ class StoreStage:
         urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
         known: list[Artifact] = from_json(entry.detail[1] or b"[]")
         if entry.poisoned:
+            problems: list[DownloadFailure | StorageError] = []
             plan = self._copy_failed(entry, known, "its worker died three times while storing it alone")
         else:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
+        told = attempt(
+            "store",
+            entry,
+            lane=entry.fields.get("lane", ""),
+            outcome=plan.changes[0].after,
+            cause=", ".join(sorted({_cause(each) for each in problems})),
+        )
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("store.recorded")
+        write = log.warning if told["cause"] else log.info
+        write("store_attempted", job_id=entry.id, applied=applied.name, **told)
         if applied is Applied.FIRST:
             _count(entry, plan.changes[0].after, time.monotonic() - claimed_at)
         self._after(entry, plan, applied)
@@ -144,7 +155,6 @@ class StoreStage:
             return self._completed(entry, copied)
         tries = entry.number("tries") + 1
         causes = ", ".join(sorted({_cause(problem) for problem in problems}))
-        log.warning("store_attempted", job_id=entry.id, tries=tries, causes=causes, copied=len(copied))
         have = {artifact["index"] for artifact in copied}
         expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))

@@ -151,7 +151,7 @@ def test_the_intent_is_written_in_place(each: Entry) -> None:
 def test_an_accepted_post_is_attached_whatever_became_of_the_job(each: Entry, first_poll_ms: int) -> None:
     """In time or late: the money stays as it is, a poll is due, and an ended job keeps its state."""
     on_time = submit_plans.plan_accepted(each, PLACE, "i1", "task_1", first_poll_ms=first_poll_ms)
-    late = submit_plans.plan_accepted_late(each, PLACE, "i1", "task_1")
+    late = submit_plans.plan_accepted_late(each.id, PLACE.name, "i1", "task_1")
     met = set()
     for plan in (on_time, late):
         assert_sound(plan)
