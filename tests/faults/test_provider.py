@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +171,27 @@ def test_429_closes_the_lane(faults: FaultHouse, wait: str, least_s: float) -> N
     assert len(posts) == JOBS + 1
     assert least_s - 0.2 <= posts[1] - posts[0] < 12  # THROTTLE_S is 2.5 to 7.5; the rest is a loaded machine
     assert int(lane_record(faults)["closed_until"]) <= server_ms(faults) + 7500
+
+
+def test_429_halves_the_rate(faults: FaultHouse) -> None:
+    """After it the lane goes on at half its rate, and climbs again."""
+    per_s, jobs = 10.0, 20
+    rules(faults, {"on": "submit", "kind": "429", "arg": "1", "times": 1})
+    with Middleman(faults.provider.url) as between:
+        tune_account(faults, base_url=between.url + "/v1", submit_per_s=per_s, submit_burst=1)
+        faults.worker()
+        ids = faults.enqueue_for_judgement(jobs)
+        recovered_s = faults.quiet(jobs)
+        posts = [at for at, kind in between.seen if kind == "submit"]
+    verdict = judge(faults, ids)
+    note_row("submit: 429 halves the rate", faults.seed, verdict, recovered_s)
+    assert verdict.clean, verdict
+    assert verdict.unknown == verdict.failed == 0, verdict
+    _, reopened_at = max(pairwise(posts), key=lambda pair: pair[1] - pair[0])
+    slow = [at for at in posts if at >= reopened_at]
+    assert len(slow) > jobs // 2
+    took_s = slow[-1] - slow[0]
+    assert took_s > 1.4 * (len(slow) - 1) / per_s, f"{len(slow)} POSTs in {took_s:.2f} s"
 
 
 def test_a_storm_of_5xx_opens_the_breaker(faults: FaultHouse) -> None:

@@ -184,7 +184,7 @@ def plan_give_up_unknown(entry: Entry) -> Transition:
     return Transition(job_id=entry.id, changes=(change,))
 
 
-def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int) -> Transition:
+def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int = 0) -> Transition:
     """Queue a job whose holder died before the intent: nothing was sent. It is a suspect now, claimed alone.
 
     After each death of its own it waits `wait_ms` longer: those who only shared its first claim go before it.
@@ -192,7 +192,7 @@ def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int)
     deaths = entry.number("deaths") + int(entry.suspect)
     if deaths >= poison_deaths:
         return plan_failed(entry, lane, None, "poison", f"its worker died {deaths} times while it ran alone")
-    later = ((f"later:{lane.model}", deaths * wait_ms),) if deaths else ()
+    later = ((f"later:{lane.model}", deaths * wait_ms),) if deaths * wait_ms else ()
     again = Change(
         before=SUBMITTING,
         after=QUEUED,

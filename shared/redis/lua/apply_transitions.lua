@@ -19,6 +19,7 @@ local CTX = cjson.decode(ARGV[3])
 --!include delivery
 --!include batch_stop
 --!include batch
+--!include lane_pace
 --!include lane
 --!include guard
 --!include transition

@@ -20,6 +20,7 @@ local A = cjson.decode(ARGV[3])
 if A.mark and A.mark ~= "" and CONTROL[2] ~= A.mark then return { -1, NOW, "lost" } end
 --!include newer
 local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
+--!include lane_pace
 --!include lane_gate
 --!include caps
 --!include submit_lease
@@ -30,7 +31,8 @@ take_expired()
 local want, reason = places()
 if want > 0 then
   promote()
-  local permitted, wait = permits_free(lane_key, A.interval_us, A.burst, want)
+  local interval_us = paced_us(lane_key, A.interval_us)
+  local permitted, wait = permits_free(lane_key, interval_us, A.burst, want)
   local probing = reason == "probe"
   if permitted == 0 then
     reason = "permits"
@@ -39,7 +41,7 @@ if want > 0 then
     local taken, capped = take_fresh(permitted)
     if capped then reason = "cap" end
     if taken > 0 then
-      wait = permits_take(lane_key, A.interval_us, A.burst, taken)
+      wait = permits_take(lane_key, interval_us, A.burst, taken)
       if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
     end
     if redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end

@@ -9,8 +9,10 @@ local function lane_note(lane, verb, a, b)
     local run = redis.call("HINCRBY", key, "ambiguous", 1)
     if run >= b then redis.call("HSET", key, "probe_at", NOW + a) end
   elseif verb == "close" then
-    local until_ms = math.max(tonumber(redis.call("HGET", key, "closed_until") or "0"), NOW + a)
+    local closed_ms = tonumber(redis.call("HGET", key, "closed_until") or "0")
+    local until_ms = math.max(closed_ms, NOW + a)
     redis.call("HSET", key, "closed_until", string.format("%.0f", until_ms))
+    if closed_ms <= NOW then pace_halve(key, until_ms) end -- once for all POSTs that were out together
     redis.call("HINCRBY", key, "throttled", 1)
   elseif verb == "block" then
     redis.call("HSET", key, "blocked", a, "probe_at", NOW + b)

@@ -120,6 +120,23 @@ def test_closed_lane_waits_exactly(state: State) -> None:
     assert state.claim_submit(1)[2][0]["id"] == entry["id"]
 
 
+def test_a_429_halves_the_rate_which_climbs_again(state: State) -> None:
+    """One 429 of several POSTs that were out together halves it once; half a minute later all of it is used again."""
+    state.enqueue(20)
+    rate = {"interval_us": 100_000, "burst": 1}
+    state.claim_submit(1, **rate)
+    nothing = Change(before=JobState.QUEUED, after=JobState.QUEUED)
+    note = (LANE, "close", 1000)
+    for _ in range(3):
+        state.apply(Transition(job_id="job_none", changes=(nothing,), lane_note=note))
+    state.now_ms += 1000
+    assert state.claim_submit(5, **rate)[0] == 200
+    state.now_ms += 15_000
+    assert state.claim_submit(5, **rate)[0] == 134  # three quarters of ten a second
+    state.now_ms += 15_000
+    assert state.claim_submit(5, **rate)[0] == 100
+
+
 def test_breaker_opens_after_a_run_and_probes_one_at_a_time(state: State) -> None:
     """Five ambiguous answers in a row stop submits; then one job at a time tries, and one success closes it."""
     state.enqueue(20)
