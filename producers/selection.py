@@ -83,8 +83,8 @@ class Selection:
     def check(self) -> None:
         """Raise InvalidRequest if nothing is asked for: what changes jobs must not mean all of them by accident."""
         if self.is_empty:
-            what = "say which jobs: give job ids, or --batch, --tenant, --lane, --model, --state, --code, "
-            raise InvalidRequest((Issue("selection", "empty", what + "--older-than or --newer-than"),))
+            what = "no job is selected. Give job ids, --batch, --tenant, --lane, --model, --state, --code or an age"
+            raise InvalidRequest((Issue("selection", "empty", what),))
 
     def holds(self, job: Picked, now_ms: int) -> bool:
         """Say whether the job meets every criterion (ids aside, which the walk starts from)."""
