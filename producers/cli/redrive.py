@@ -14,6 +14,7 @@ from producers.cli.terminal import JsonOption, console, plain, prices, print_jso
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from producers.dead_deliveries import DeadDelivery
     from producers.redrives import Redriven, RedriveReport
     from producers.selection import Selection
 
@@ -23,7 +24,20 @@ PayAgain = Annotated[
         "--pay-again", help="Also submit what was, or may have been, paid already: it is paid again."
     ),
 ]
+Deliveries = Annotated[
+    bool, typer.Option("--deliveries", help="Send dead webhooks of the selected jobs or batch again instead.")
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(metavar="HOST", help="Webhooks to this host or named endpoint; with --deliveries."),
+]
 _SHOWN_REFUSALS = 20
+_DELIVERY_SAID = {
+    "redriven": "sent again",
+    "changed": "it changed meanwhile",
+    "missing": "no such job or delivery",
+    "gone": "the record of its job or batch is gone",
+}
 
 
 def redrive(
@@ -38,6 +52,8 @@ def redrive(
     newer_than: s.NewerThan = None,
     age_of: s.AgeOfOption = None,
     pay_again: PayAgain = False,
+    deliveries: Deliveries = False,
+    endpoint: Endpoint = None,
     dry_run: s.DryRun = False,
     yes: s.Yes = False,
     why: s.Why = "",
@@ -47,7 +63,8 @@ def redrive(
     """Put failed jobs back: submitted again if nothing was paid, copied again if images were paid and not stored.
 
     The job keeps its id, batch, place and idempotency key. What was or may have been paid and has no image is refused
-    unless --pay-again. Exit code 1 if any selected job was refused.
+    unless --pay-again. With --deliveries, webhooks that are exhausted or disabled are sent again under their ids.
+    Exit code 1 if anything selected was refused.
     """
     from producers.core import whoami
 
@@ -55,6 +72,13 @@ def redrive(
         jobs=jobs, batch=batch, tenant=tenant, lane=lane, model=model, states=state, codes=code,
         older_than=older_than, newer_than=newer_than, age_of=age_of, ages_of="ended",
     )  # fmt: skip
+    if endpoint is not None and not deliveries:
+        raise typer.BadParameter("--endpoint goes with --deliveries")
+    if deliveries:
+        if pay_again:
+            raise typer.BadParameter("--pay-again is for jobs: webhooks cost nothing")
+        _redrive_deliveries(selection, endpoint, by or whoami(), why, dry_run, as_json)
+        return
     selection.check()
     _Command(selection, by or whoami(), why, pay_again, dry_run, yes, as_json).run()
 
@@ -128,6 +152,35 @@ class _Command:
         if report.refused > len(self._items):
             typer.echo(f"darkroom: and {report.refused - len(self._items)} more", err=True)
         sys.stderr.flush()
+
+
+def _redrive_deliveries(
+    selection: Selection, endpoint: str | None, by: str, why: str, dry_run: bool, as_json: bool
+) -> None:
+    from producers.dead_deliveries import redrive_deliveries
+    from shared.settings import load_settings
+
+    items: list[dict[str, str]] = []
+
+    def keep(each: DeadDelivery, outcome: str) -> None:
+        if as_json:
+            items.append({"event_id": each.event_id, "endpoint": each.endpoint, "outcome": outcome})
+
+    with s.walking("redriving") as progress:
+        report = redrive_deliveries(
+            load_settings(), selection, by=by, endpoint=endpoint, why=why, dry_run=dry_run, progress=progress,
+            on_item=keep,
+        )  # fmt: skip
+    if as_json:
+        counts = {"dry_run": dry_run, "redriven": report.done, "refused": report.refused}
+        print_json(counts | {"deliveries": items})
+    else:
+        would = "would be " if dry_run else ""
+        typer.echo(f"{report.done} deliveries {would}redriven, {report.refused} refused.")
+        for (reason, outcome), count in sorted(report.outcomes.items()):
+            typer.echo(one_line(f"{count} {reason or '-'}: {_DELIVERY_SAID[outcome]}"))
+    if report.refused:
+        raise typer.Exit(EXIT_JOBS)
 
 
 def _said(outcome: str) -> str:
