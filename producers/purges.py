@@ -108,6 +108,8 @@ class _Purge:
     by: str
     why: str
     report: PurgeReport
+    audited: str = ""  # the command's entry so far, of `done` jobs
+    done: int = 0
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
         for chunk in self.walk.chunks():
@@ -141,12 +143,16 @@ class _Purge:
             "dry": dry,
             "ends": sorted(TERMINAL),
             "open": DeliveryState.PENDING,
+            "earlier": self.audited,
+            "done": self.done,
         }
         with translated(self.settings.redis.url):
-            reply = run(
+            audited, *results = run(
                 self.client, "purge_jobs", self._keys.prefix, to_json(question), *(job.id for job in jobs)
             )
-        return [_RESULTS[result] for result in reply]
+        self.audited = audited.decode()
+        self.done += 0 if dry else results.count(_PURGED)
+        return [_RESULTS[result] for result in results]
 
     def _objects(self, jobs: Sequence[Picked]) -> set[str]:
         """Delete what is stored of the jobs (a dry run counts it); give the jobs of which something stays."""
