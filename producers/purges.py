@@ -47,6 +47,7 @@ SAID: Final[Mapping[str, str]] = {
 _RESULTS: Final = {1: "purged", -1: "missing", 2: "not_ended", 3: "open", 4: "held", 5: "delivering"}
 _PURGED: Final = 1
 _PARALLEL: Final = 8
+_SCRIPT_JOBS: Final = 100  # others wait for the state server meanwhile
 
 
 @dataclass(slots=True)
@@ -113,7 +114,8 @@ class _Purge:
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
         for chunk in self.walk.chunks():
-            yield from self._purge(chunk)
+            for at in range(0, len(chunk), _SCRIPT_JOBS):
+                yield from self._purge(chunk[at : at + _SCRIPT_JOBS])
         for job_id in self.walk.missing:
             yield job_id, "missing"
 
