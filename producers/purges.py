@@ -19,6 +19,7 @@ from producers.webhooks import job_event_ids
 from shared.errors import StorageError
 from shared.jobs.job import parse_artifacts
 from shared.jobs.lifecycle import TERMINAL, DeliveryState, JobState
+from shared.jobs.schema import SCHEMA
 from shared.redis.client import translated
 from shared.redis.keys import Keys
 from shared.redis.scripts import run
@@ -42,9 +43,18 @@ SAID: Final[Mapping[str, str]] = {
     "open": "its bill is still open",
     "held": "money is held for it",
     "delivering": "an event of it is still being delivered",
+    "newer": "a later version of Darkroom wrote it: use that",
     "objects_stay": "the object store did not delete its images",
 }
-_RESULTS: Final = {1: "purged", -1: "missing", 2: "not_ended", 3: "open", 4: "held", 5: "delivering"}
+_RESULTS: Final = {
+    1: "purged",
+    -1: "missing",
+    2: "not_ended",
+    3: "open",
+    4: "held",
+    5: "delivering",
+    6: "newer",
+}
 _PURGED: Final = 1
 _PARALLEL: Final = 8
 _SCRIPT_JOBS: Final = 100  # others wait for the state server meanwhile
@@ -143,6 +153,7 @@ class _Purge:
             "why": self.why,
             "words": self.walk.selection.words() + ("; with images" if self.store is not None else ""),
             "dry": dry,
+            "schema": SCHEMA,
             "ends": sorted(TERMINAL),
             "open": DeliveryState.PENDING,
             "earlier": self.audited,

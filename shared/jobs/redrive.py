@@ -53,9 +53,11 @@ SAID: Final[Mapping[str, str]] = {
     "batch_stopped": "its batch was stopped by a cap of its own",
     "over_cap": "its tenant has no room for it under its cap",
     "batch_gone": "the record of its batch is gone",
+    "newer": "a later version of Darkroom wrote it: use that",
 }
 RESULTS: Final[Mapping[int, str]] = {
     0: "changed", -1: "missing", 3: "tenant_backlog", 4: "backlog", 5: "batch_stopped", 6: "over_cap", 7: "batch_gone",
+    8: "newer",
 }  # fmt: skip
 
 

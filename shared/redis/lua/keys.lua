@@ -22,8 +22,11 @@ local K = {
   balances = P .. "balances",
   usage = P .. "usage",
   parked = P .. "parked",
+  opening = P .. "opening",
+  closed = P .. "closed",
   orphans = P .. "orphans",
   workers = P .. "workers",
   ended = P .. "ended",
   audit = P .. "audit",
+  losses = P .. "losses",
 }

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Deletes all that is kept of jobs that have ended, before their time, and notes who did it. The ledger, the counts and
 -- what was stored stay. Atomic because a job must be gone whole, or not at all.
--- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {who, why, words, dry true|false, ends: [states], open: state of a delivery
---   that goes on, earlier: audit entry of the command's last call or "", done: by its calls so far}, then job ids
+-- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {who, why, words, dry true|false, schema, ends: [states], open: state of a
+--   delivery that goes on, earlier: audit entry of the command's last call or "", done: by its calls so far},
+--   then job ids
 -- Returns the audit entry, then per job: 1 gone (dry: would be) | -1 no such job | 2 it has not ended | 3 its bill is
---   open | 4 money is held | 5 an event of it is still being delivered
+--   open | 4 money is held | 5 an event of it is still being delivered | 6 a later version's
 --!include keys
 --!include clock
 --!include audit
@@ -20,6 +21,7 @@ end
 
 local function refusal(job, events)
   if not job.state then return -1 end
+  if tonumber(job.v or "1") > A.schema then return 6 end
   if not ends[job.state] then return 2 end
   if job.accounting then return 3 end
   if tonumber(job.hold or "0") > 0 then return 4 end
@@ -40,7 +42,7 @@ end
 local results, done = { A.earlier }, A.done
 for at = 4, #ARGV do
   local id, job = ARGV[at], {}
-  local names = { "state", "accounting", "hold", "events", "tenant", "idempotency" }
+  local names = { "state", "accounting", "hold", "events", "tenant", "idempotency", "v" }
   for nr, value in ipairs(redis.call("HMGET", K.record("j", id), unpack(names))) do job[names[nr]] = value or nil end
   local events = events_of(id, job.events)
   local result = refusal(job, events) or 1

@@ -6,7 +6,7 @@
 --   redrive_gate.lua needs}, 4 transitions: JSON array of {id, was: {guarded field: value or ""}, v: [variant], again?:
 --   micros that may be paid a second time}; a variant is that of apply_transitions.lua
 -- Returns the audit entry, then per job: 1 done (dry: would be) | 0 it changed meanwhile | -1 no such job
---   | 3 tenant backlog | 4 backlog | 5 batch stopped | 6 over a cap | 7 its batch's record is gone
+--   | 3 tenant backlog | 4 backlog | 5 batch stopped | 6 over a cap | 7 no record of its batch | 8 a later version's
 --!include keys
 --!include clock
 local CTX = cjson.decode(ARGV[3])
@@ -25,6 +25,7 @@ local CTX = cjson.decode(ARGV[3])
 
 local function refusal(t, job)
   if not job.state then return -1 end
+  if tonumber(job.v or "1") > (CTX.schema or 1) then return 8 end
   for nr, value in ipairs(redis.call("HMGET", K.record("j", t.id), unpack(CTX.guarded))) do
     if (value or "") ~= t.was[CTX.guarded[nr]] then return 0 end
   end

@@ -9,6 +9,7 @@ from pydantic_core import from_json, to_json
 
 from shared.jobs.lifecycle import JobState
 from shared.jobs.redrive import GUARDED, REDRIVE_FIELDS, Verdict, judge, plan_redrive
+from shared.jobs.schema import SCHEMA
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition, context_json
 from shared.money.ledger import verify
 from tests.integration.lua.conftest import LANE, MODEL, PRICE
@@ -284,6 +285,15 @@ def test_a_stopped_or_vanished_batch_takes_no_job_back(state: State, field: str,
         state.client.delete(state.keys.batch("acme", "b"))
     assert redrive(state, job_id) == [result]
     assert state.client.exists(state.keys.batch("acme", "b")) == bool(field)
+
+
+def test_a_later_versions_record_is_left_alone(state: State) -> None:
+    """This version does not know what is in it."""
+    (job_id,) = state.enqueue()
+    refuse(state, job_id)
+    state.client.hset(state.keys.job(job_id), "v", SCHEMA + 1)
+    assert redrive(state, job_id) == [8]
+    assert record(state, job_id)["state"] == "failed"
 
 
 def test_a_stopped_batch_still_has_its_paid_images_copied(state: State) -> None:

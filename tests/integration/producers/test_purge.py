@@ -16,6 +16,7 @@ from producers.purges import purge
 from producers.selection import Selection
 from producers.webhooks import job_deliveries, new_secret
 from shared.jobs.lifecycle import DeliveryState
+from shared.jobs.schema import SCHEMA
 from shared.jobs.transition import Change
 from shared.money.ledger import verify
 from shared.settings import StorageSettings
@@ -152,25 +153,26 @@ def test_what_is_not_at_an_end_is_refused(
     cli: Cli, stored: State, told: Darkroom, worker: FakeWorker
 ) -> None:
     """Queued, unknown, an open bill, a hold, an event on its way, no record: each with its reason; nothing is touched."""
-    unknown, accounting, held, refused = (told.enqueue(FOX).job_id for _ in range(4))
+    unknown, accounting, held, later, refused = (told.enqueue(FOX).job_id for _ in range(5))
     assert worker.make_unknown() == unknown
     assert worker.claim() == [accounting]
     worker.intend(accounting)
     told.cancel(accounting)
-    assert worker.claim(2) == [held, refused]
-    for job_id in (held, refused):
+    assert worker.claim(3) == [held, later, refused]
+    for job_id in (held, later, refused):
         worker.fail(job_id)
+    stored.client.hset(stored.keys.job(later), "v", SCHEMA + 1)
     stored.client.hset(stored.keys.job(held), "hold", 5)
     delivering = told.enqueue(FOX, webhook=HOOK).job_id
     told.cancel(delivering)
     queued = told.enqueue(FOX).job_id
-    ids = (unknown, accounting, held, delivering, queued, "job_none")
+    ids = (unknown, accounting, held, later, delivering, queued, "job_none")
     done = cli.json("purge", *ids, refused, "--yes", code=1)
     assert {each["job_id"]: each["outcome"] for each in done["jobs"]} == {
-        unknown: "unknown", accounting: "open", held: "held", delivering: "delivering", queued: "not_ended",
+        unknown: "unknown", accounting: "open", held: "held", later: "newer", delivering: "delivering", queued: "not_ended",
         "job_none": "missing", refused: "purged",
     }  # fmt: skip
-    assert [job is None for job in told.get_many(ids)] == [False] * 5 + [True]
+    assert [stored.client.exists(stored.keys.job(job_id)) for job_id in ids] == [1] * 6 + [0]
     shown = cli.run("purge", queued, "--yes")
     assert shown.stdout == "0 jobs purged, 1 refused.\n1 refused: it has not ended\n"
     assert f"{queued}: it has not ended" in shown.stderr
