@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change: at `at_ms` of the state server (unix ms), by `who`, `what` (freeze, pause, resume) `on` which part."""
+    """One change: at `at_ms` of the state server (unix ms), by `who`, `what` (freeze, pause, resume, redrive, purge) `on` what."""
 
     at_ms: int
     who: str

@@ -36,9 +36,18 @@ PLACES: Final = {
     ),
     "pause": Place(_CLI + "pause", "pause", "Pause the submits of lanes."),
     "resume": Place(_CLI + "pause", "resume", "Let the submits of paused lanes go on."),
-    "audit": Place(_CLI + "audit", "audit", "Show who froze or paused what, when and why."),
+    "audit": Place(_CLI + "audit", "audit", "Show what operators did to the whole: who, when and why."),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
+    "dead": Place(
+        _CLI + "dead", "dead", "List jobs that failed and webhooks that nobody took, with the reason."
+    ),
+    "redrive": Place(
+        _CLI + "redrive", "redrive", "Put dead jobs back: submit or copy them again; or send webhooks again."
+    ),
+    "purge": Place(
+        _CLI + "purge", "purge", "Delete the records of ended jobs before their time, with --dry-run first."
+    ),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),
     "estimate": Place(
         _CLI + "estimate",

@@ -1,4 +1,4 @@
-"""`darkroom audit`: who stopped what, when and why."""
+"""`darkroom audit`: who did what to the whole, when and why."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List freezes and pauses of lanes with who did it, when and why, newest first."""
+    """List freezes, pauses of lanes, redrives and purges with who did it, when and why, newest first."""
     with looking() as darkroom:
         entries = darkroom.audit(limit)
     if as_json:
         print_json({"entries": [plain(entry) for entry in entries]})
         return
     if not entries:
-        typer.echo("nothing was frozen or paused yet")
+        typer.echo("no operator has changed anything yet")
         return
     from rich.table import Table
 

@@ -70,6 +70,7 @@ class Job:
     deadline_at: int | None = None
     error_code: str | None = None
     error_message: str | None = None
+    redriven_code: str | None = None  # the error code of its last end before a redrive
     unknown_cause: str | None = None
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     metadata: Any = field(default=None, repr=False)
@@ -130,6 +131,7 @@ class Job:
             deadline_at=number("deadline_at"),
             error_code=text.get("error_code"),
             error_message=more.get("error_message"),
+            redriven_code=text.get("redriven_code"),
             unknown_cause=text.get("unknown_cause"),
             request=given.get("request", {}),
             metadata=given.get("metadata"),
