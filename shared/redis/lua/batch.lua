@@ -17,6 +17,7 @@ local function batch_check(tenant, name)
   if h[1] ~= "1" or h[5] then return end
   if done == total then
     redis.call("HSET", key, "completed_at", NOW)
+    redis.call("HDEL", K.paused, "b|" .. tenant .. "|" .. name) -- nothing is left to resume
     redis.call("ZREM", K.index("stalling"), member)
     if h[6] then batch_event(tenant, name, CTX.completed) end
     redis.call("PEXPIRE", key, CTX.retain_batch_ms)

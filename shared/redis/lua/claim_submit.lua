@@ -19,6 +19,7 @@ local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
 --!include lane_gate
 --!include caps
 --!include submit_lease
+--!include queue_admit
 --!include queue_take
 take_expired()
 local want, reason = places()

@@ -1,0 +1,46 @@
+-- Fragment: whether a queued job may be taken now, and taking it, for queue_take.lua.
+
+local function take(id, job)
+  commit_move(job, A.before, A.after, A.before)
+  job.lane, job.currency = A.lane, A.currency
+  hand_over(id, 0, { "state", A.after, "lane", A.lane, "claimed_at", NOW, "hold", job.cost, "held_day", TODAY,
+    "currency", A.currency })
+  redis.call("ZADD", K.slots(A.lane), "+inf", id)
+  money_hold(job, id, job.cost)
+  use_room(job, job.cost)
+  count_move(job.tenant, A.before, A.after, A.before)
+  if job.batch then
+    count(K.batch(job.tenant, job.batch), "n:" .. A.before, -1)
+    count(K.batch(job.tenant, job.batch), "n:" .. A.after, 1)
+  end
+  redis.call("RPUSH", K.timeline(id), NOW .. "|" .. A.after .. "|" .. A.worker)
+end
+
+-- Whether a pause of the job or of its batch holds it back. It leaves the queue, so that no claim looks at it again:
+-- its resume pushes it, or the batch's puts back what is aside.
+local function set_aside(id, rank, tenant, batch, paused_at)
+  if paused_at then return true end
+  if not batch or not batch_paused(tenant, batch) then return false end
+  redis.call("ZADD", K.aside(A.model, tenant, batch), rank, id)
+  redis.call("HSET", K.batch(tenant, batch), "aside:" .. A.model, 1)
+  return true
+end
+
+-- The job to take now, or nil; a suspect (its last holder died) runs alone, others wait for the next call.
+local function admissible(id, rank, taken)
+  local r = redis.call("HMGET", K.record("j", id), "state", "suspect", "deadline_at", "tenant", "batch", "n", "est",
+    "currency", "paused_at")
+  if r[1] ~= A.before then return nil end
+  if r[3] and tonumber(r[3]) <= NOW then -- the sweep fails it as expired
+    redis.call("ZADD", K.index("expiring"), r[3], id)
+    return nil
+  end
+  if set_aside(id, rank, r[4], r[5], r[9]) then return nil end
+  local cost = A.price_micros * tonumber(r[6])
+  local job = { tenant = r[4], batch = r[5] or nil, cost = cost, est = r[7], currency = r[8] }
+  if r[2] ~= "1" then return job end
+  if A.suspects == 1 and taken == 0 then return job, true end
+  redis.call("ZADD", K.index("later:" .. A.model), NOW + 200, id)
+  soonest(200)
+  return nil
+end
