@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from producers.freezes import FIELDS as FREEZE_FIELDS
 from producers.freezes import Freeze, parse_freeze
+from producers.pauses import Pause, parse_pauses
+from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
 
 if TYPE_CHECKING:
@@ -53,7 +55,10 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it, at `at_ms` of the state server. `due` counts entries of the stages' indexes."""
+    """All of it, at `at_ms` of the state server. `due` counts entries of the stages' indexes.
+
+    `paused` has tenants and batches that somebody paused, `paused_jobs` counts single jobs; lanes say it themselves.
+    """
 
     at_ms: int
     counts: Mapping[str, int]
@@ -64,6 +69,8 @@ class Overview:
     deliveries: int
     orphans: int
     frozen: Freeze | None
+    paused: tuple[Pause, ...] = ()
+    paused_jobs: int = 0
 
 
 def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str, str]]:
@@ -77,6 +84,8 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.zcard(keys.index("notify"))
     pipe.hlen(keys.orphans)
     pipe.hmget(keys.control, FREEZE_FIELDS)
+    pipe.hgetall(keys.paused)  # as many as people paused by hand
+    pipe.zcard(keys.index(PAUSED))
     for account, model in lanes:
         lane = f"{account}/{model}"
         pipe.hgetall(keys.lane(lane))
@@ -89,14 +98,14 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
 
 def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], settings: Settings) -> Overview:
     """Read the pipeline's replies."""
-    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze = replies[:8]
+    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, paused, jobs = replies[:10]
     now_ms = seconds * 1000 + micros // 1000
     alive_since = now_ms - settings.worker.lease_s * 1000
     return Overview(
         at_ms=now_ms,
         counts={state: max(0, int(found or 0)) for state, found in zip(JobState, counts, strict=True)},
         lanes=tuple(
-            _lane(f"{account}/{model}", replies[8 + 5 * at : 13 + 5 * at], settings)
+            _lane(f"{account}/{model}", replies[10 + 5 * at : 15 + 5 * at], settings)
             for at, (account, model) in enumerate(lanes)
         ),
         workers=tuple(name.decode() for name, seen_at in workers if seen_at >= alive_since),
@@ -105,6 +114,8 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         deliveries=notify,
         orphans=orphans,
         frozen=parse_freeze(freeze),
+        paused=parse_pauses(paused),
+        paused_jobs=jobs,
     )
 
 

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from producers import BatchStatus, Darkroom, Job, LaneStatus, Overview
+    from producers import BatchStatus, Darkroom, Job, LaneStatus, Overview, Pause
 
 _SHOWN_CHARS = 100
+_SHOWN_PAUSES = 10
 _BAR_CELLS = 30
 _WIDE_COLUMNS = 80
 
@@ -41,26 +42,28 @@ def status(
         if job is None:
             _show_overview(darkroom, as_json)
         else:
-            _show_job(darkroom.get(job), darkroom.now_ms(), as_json)
+            found = darkroom.get(job)
+            pauses = darkroom.pauses_of(found.tenant, found.batch) if found.state == "queued" else ()
+            _show_job(found, pauses, darkroom.now_ms(), as_json)
 
 
 # --- one job ---
 
 
-def _show_job(job: Job, now_ms: int, as_json: bool) -> None:
+def _show_job(job: Job, pauses: tuple[Pause, ...], now_ms: int, as_json: bool) -> None:
     if as_json:
-        print_json(job)
+        print_json(plain(job) | {"held_by": [plain(pause) for pause in pauses]})
         return
     out = console()
-    out.print(_pairs(_job_facts(job)))
+    out.print(_pairs(_job_facts(job, pauses)))
     out.print()
     out.print(_timeline(job, now_ms))
 
 
-def _job_facts(job: Job) -> Iterator[tuple[str, Any]]:
+def _job_facts(job: Job, pauses: tuple[Pause, ...] = ()) -> Iterator[tuple[str, Any]]:
     request = job.request
     yield "job", job.id
-    yield "state", state_text(job.state)
+    yield "state", state_text(job.state) + _held(job, pauses)
     if job.error_code:
         yield "why", f"{job.error_code}: {job.error_message}" if job.error_message else job.error_code
     if job.unknown_cause:
@@ -86,6 +89,18 @@ def _job_facts(job: Job) -> Iterator[tuple[str, Any]]:
             f"image {artifact.index}",
             " ".join(part for part in (artifact.object_key or artifact.url or "", size) if part),
         )
+
+
+def _held(job: Job, pauses: tuple[Pause, ...]) -> str:
+    """Say which pauses hold a queued job back."""
+    own = f"paused by {_author(job.paused_by, job.paused_why)}" if job.paused_by else ""
+    others = (f"{pause.name} is paused by {_author(pause.by, pause.why)}" for pause in pauses)
+    said = "; ".join(filter(None, (own, *others)))
+    return f" ({said})" if said else ""
+
+
+def _author(by: str | None, why: str | None) -> str:
+    return one_line(f"{by}: {why}" if why else f"{by}")
 
 
 def _job_money(job: Job) -> Iterator[tuple[str, str]]:
@@ -204,6 +219,7 @@ def remarks(overview: Overview) -> Iterator[str]:
         why = f" ({one_line(freeze.why)})" if freeze.why else ""
         since = f" since {moment(freeze.at_ms)} by {one_line(freeze.by)}" if freeze.at_ms else ""
         yield f"frozen: {one_line(freeze.what)}{since}{why}. `darkroom freeze off` lets work go on"
+    yield from _pauses(overview)
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"
     if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):
@@ -212,6 +228,16 @@ def remarks(overview: Overview) -> Iterator[str]:
         yield f"{overview.unknown} jobs have an unknown outcome: see `darkroom unknown list`"
     if overview.orphans:
         yield f"{overview.orphans} generations of the provider belong to no job"
+
+
+def _pauses(overview: Overview) -> Iterator[str]:
+    for pause in overview.paused[:_SHOWN_PAUSES]:
+        why = f" ({one_line(pause.why)})" if pause.why else ""
+        yield f"{pause.name} is paused since {moment(pause.at_ms)} by {one_line(pause.by)}{why}: `{pause.resume}`"
+    if (more := len(overview.paused) - _SHOWN_PAUSES) > 0:
+        yield f"{more} more tenants and batches are paused: see `darkroom status --json`"
+    if overview.paused_jobs:
+        yield f"{overview.paused_jobs} jobs are paused one by one: `darkroom resume --state queued` lets all go on"
 
 
 # --- batches ---
@@ -256,6 +282,9 @@ def batch_facts(found: BatchStatus) -> Iterator[tuple[str, Any]]:
         f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {percent} % ({found.done} of {found.total})",
     )
     yield "jobs", counts or "none"
+    for pause in found.paused:
+        author = _author(pause.by, pause.why)
+        yield "paused", f"{pause.name} since {moment(pause.at_ms)} by {author}: `{pause.resume}`"
     yield "images", str(found.images)
     yield "cost", money(found.cost_micros, found.currency)
     yield from _caps(found)

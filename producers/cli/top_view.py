@@ -91,7 +91,8 @@ def _queues(vitals: Vitals) -> Table:
     table = _table("queue", "tenant", "jobs", "next waits", words=2)
     for queue in vitals.queues:
         age = "-" if queue.next_age_ms is None else span(queue.next_age_ms)
-        tenant = f"{queue.tenant} (parked)" if queue.parked else queue.tenant
+        why = {"paused": "paused", "cap": "waits for a cap"}.get(queue.reason, "parked")
+        tenant = f"{queue.tenant} ({why})" if queue.parked else queue.tenant
         table.add_row(Text(queue.model), Text(one_line(tenant)), str(queue.depth), age)
     return table
 

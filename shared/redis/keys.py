@@ -126,7 +126,7 @@ class Keys:
 
     @property
     def paused(self) -> str:
-        """Hash `t|tenant` or `b|tenant|batch` -> `at_ms|who|why`: paused by hand. Lives while paused."""
+        """Hash `t|tenant` or `b|tenant|batch` -> JSON {at, by, why}: paused by hand. Lives while paused."""
         return f"{self.prefix}paused"
 
     @property

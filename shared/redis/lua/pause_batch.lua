@@ -32,7 +32,7 @@ if (redis.call("HEXISTS", K.paused, field) == 1) == pause then return { 0, waiti
 if pause and redis.call("HEXISTS", key, "completed_at") == 1 then return { -2 } end
 if ARGV[8] == "1" then return { 1, waiting } end
 if pause then
-  redis.call("HSET", K.paused, field, NOW .. "|" .. ARGV[6] .. "|" .. ARGV[7])
+  redis.call("HSET", K.paused, field, cjson.encode({ at = NOW, by = ARGV[6], why = ARGV[7] }))
 else
   redis.call("HDEL", K.paused, field)
   for _, each in ipairs(redis.call("HKEYS", key)) do

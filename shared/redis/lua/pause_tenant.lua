@@ -14,7 +14,7 @@ local waiting = math.max(0, tonumber(redis.call("HGET", K.counts, tenant .. "|" 
 if (redis.call("HEXISTS", K.paused, field) == 1) == pause then return { 0, waiting } end
 if ARGV[7] == "1" then return { 1, waiting } end
 if pause then
-  redis.call("HSET", K.paused, field, NOW .. "|" .. ARGV[5] .. "|" .. ARGV[6])
+  redis.call("HSET", K.paused, field, cjson.encode({ at = NOW, by = ARGV[5], why = ARGV[6] }))
   for at = 9, #ARGV do
     if redis.call("EXISTS", K.queue(ARGV[at], tenant)) == 1 then queue_hold(ARGV[at], tenant) end
   end
