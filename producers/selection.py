@@ -83,8 +83,8 @@ class Selection:
     def check(self) -> None:
         """Raise InvalidRequest if nothing is asked for: what changes jobs must not mean all of them by accident."""
         if self.is_empty:
-            what = "say which jobs: give job ids, or --batch, --tenant, --lane, --model, --state, --code, "
-            raise InvalidRequest((Issue("selection", "empty", what + "--older-than or --newer-than"),))
+            what = "no job is selected. Give job ids, --batch, --tenant, --lane, --model, --state, --code or an age"
+            raise InvalidRequest((Issue("selection", "empty", what),))
 
     def holds(self, job: Picked, now_ms: int) -> bool:
         """Say whether the job meets every criterion (ids aside, which the walk starts from)."""
@@ -155,9 +155,7 @@ class Walk:
 
     def chunks(self) -> Iterator[list[Picked]]:
         """Give the selected jobs, at most CHUNK_JOBS at a time. Raises BatchNotFound, StateUnavailable."""
-        with translated(self.settings.redis.url):
-            seconds, micros = _time(self.client)
-        self.now_ms = seconds * 1000 + micros // 1000
+        self.now_ms = server_now_ms(self.client, self.settings)
         waiting: list[Picked] = []
         selected: set[str] = set()  # SCAN may give a key twice
         for ids in self._ids():
@@ -214,22 +212,7 @@ class Walk:
             self._tell(at, total)
 
     def _all(self) -> Iterator[list[str]]:
-        """Scan the namespace."""
-        stem = self._keys.job("")
-        cursor, done = 0, 0
-        names: Any
-        with translated(self.settings.redis.url):
-            total: Any = self.client.dbsize()
-        while True:
-            with translated(self.settings.redis.url):
-                cursor, names = self.client.scan(cursor, match=stem + "*", count=SCAN_KEYS)
-            ids = [name.decode().removeprefix(stem) for name in names]
-            for at in range(0, len(ids), CHUNK_JOBS):
-                yield ids[at : at + CHUNK_JOBS]
-            done += SCAN_KEYS
-            self._tell(min(done, total), total)
-            if cursor == 0:
-                return
+        return scan_ids(self.client, self.settings, self._keys.job(""), self.progress)
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:
@@ -248,9 +231,33 @@ class Walk:
         return replace(chosen, tenant=self.settings.tenant)
 
 
-def _time(client: Redis) -> tuple[int, int]:
-    reply: Any = client.time()
-    return reply[0], reply[1]
+def scan_ids(
+    client: Redis, settings: Settings, stem: str, progress: Progress | None = None
+) -> Iterator[list[str]]:
+    """Give what follows `stem` in the names of keys, at most CHUNK_JOBS at a time. SCAN may give one twice."""
+    cursor, done = 0, 0
+    names: Any
+    with translated(settings.redis.url):
+        total: Any = client.dbsize()
+    while True:
+        with translated(settings.redis.url):
+            cursor, names = client.scan(cursor, match=stem + "*", count=SCAN_KEYS)
+        ids = [name.decode().removeprefix(stem) for name in names]
+        for at in range(0, len(ids), CHUNK_JOBS):
+            yield ids[at : at + CHUNK_JOBS]
+        done += SCAN_KEYS
+        if progress is not None:
+            progress(min(done, total) if cursor else total, total)
+        if cursor == 0:
+            return
+
+
+def server_now_ms(client: Redis, settings: Settings) -> int:
+    """Ask the state server for its time (unix ms)."""
+    with translated(settings.redis.url):
+        reply: Any = client.time()
+    seconds, micros = reply
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _picked(job_id: str, names: Sequence[str], row: Sequence[bytes | None]) -> Picked | None:

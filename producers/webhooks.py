@@ -73,8 +73,7 @@ def job_deliveries(settings: Settings, job_id: str) -> list[DeliveryStatus]:
             found: Any = client.hmget(keys.job(job_id), "state", "events")
         if found[0] is None:
             raise JobNotFound(job_id)
-        stem = "evt_" + job_id.removeprefix("job_")
-        return _read(client, settings, [f"{stem}_{number}" for number in range(1, int(found[1] or 0) + 1)])
+        return _read(client, settings, job_event_ids(job_id, int(found[1] or 0)))
 
 
 def batch_deliveries(settings: Settings, name: str, tenant: str) -> list[DeliveryStatus]:
@@ -87,11 +86,17 @@ def batch_deliveries(settings: Settings, name: str, tenant: str) -> list[Deliver
         if not known:
             raise BatchNotFound(name)
         return _read(
-            client, settings, [_batch_event_id(tenant, name, each) for each in get_args(BatchEventType)]
+            client, settings, [batch_event_id(tenant, name, each) for each in get_args(BatchEventType)]
         )
 
 
-def _batch_event_id(tenant: str, name: str, event: str) -> str:
+def job_event_ids(job_id: str, count: int) -> list[str]:
+    """Give the ids of a job's events so far, as transition.lua gives them."""
+    stem = "evt_" + job_id.removeprefix("job_")
+    return [f"{stem}_{number}" for number in range(1, count + 1)]
+
+
+def batch_event_id(tenant: str, name: str, event: str) -> str:
     """Give the id that batch.lua gives to an event which happens once."""
     digest = hashlib.sha1(f"{tenant}:{name}:{event}".encode(), usedforsecurity=False).hexdigest()
     return f"evt_{digest[:26]}"

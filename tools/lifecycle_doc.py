@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 from shared.jobs.lifecycle import (
+    DELIVERY_REDRIVES,
     DELIVERY_STATES,
     DELIVERY_TRANSITIONS,
+    JOB_REDRIVES,
     JOB_STATES,
     JOB_TRANSITIONS,
     TERMINAL,
@@ -14,11 +16,14 @@ from shared.jobs.lifecycle import (
     JobState,
 )
 
+JOB_TABLE = JOB_TRANSITIONS | JOB_REDRIVES
+DELIVERY_TABLE = DELIVERY_TRANSITIONS | DELIVERY_REDRIVES
 HEAD = """# The life of a job
 
 Generated from `shared/jobs/lifecycle.py` by `make docs`; a test keeps it current. A job's state is final once it is
 `completed`, `failed` or `cancelled`; its accounting may go on (a generation that the provider still works on is
-polled until its bill is known), and never changes the state.
+polled until its bill is known), and never changes the state. Only an operator puts a failed job back, by
+`darkroom redrive`.
 """
 
 
@@ -29,16 +34,16 @@ def render() -> str:
     return "\n".join(
         [
             HEAD,
-            *_diagram({(str(a), str(b)) for a, b in JOB_TRANSITIONS}, str(JobState.QUEUED), ends),
+            *_diagram({(str(a), str(b)) for a, b in JOB_TABLE}, str(JobState.QUEUED), ends),
             *_paragraphs({str(state): text for state, text in JOB_STATES.items()}),
-            *_table({(str(a), str(b)): why for (a, b), why in JOB_TRANSITIONS.items()}),
+            *_table({(str(a), str(b)): why for (a, b), why in JOB_TABLE.items()}),
             "# The life of a delivery\n",
             "One delivery per event; it never moves a job.\n",
             *_diagram(
-                {(str(a), str(b)) for a, b in DELIVERY_TRANSITIONS}, str(DeliveryState.PENDING), delivery_ends
+                {(str(a), str(b)) for a, b in DELIVERY_TABLE}, str(DeliveryState.PENDING), delivery_ends
             ),
             *_paragraphs({str(state): text for state, text in DELIVERY_STATES.items()}),
-            *_table({(str(a), str(b)): why for (a, b), why in DELIVERY_TRANSITIONS.items()}),
+            *_table({(str(a), str(b)): why for (a, b), why in DELIVERY_TABLE.items()}),
         ]
     )
 

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 SUBMIT_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "attempts", "requeues", "resubmits", "suspect", "deaths", "intent_id",
-    "on_unknown", "sequential", "model", "created_at",
+    "on_unknown", "sequential", "model", "created_at", "redriven",
 )  # fmt: skip
 JOB_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "generation_id", "submitted_at",
     "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency", "empty_polls",
+    "redriven",
 )  # fmt: skip
 DELIVERY_FIELDS: Final = (
     "epoch",

@@ -39,6 +39,12 @@ PLACES: Final = {
     "audit": Place(_CLI + "audit", "audit", "Show who stopped, cancelled or decided what, when and why."),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
+    "dead": Place(
+        _CLI + "dead", "dead", "List jobs that failed and webhooks that nobody took, with the reason."
+    ),
+    "redrive": Place(
+        _CLI + "redrive", "redrive", "Put dead jobs back: submit or copy them again; or send webhooks again."
+    ),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),
     "estimate": Place(
         _CLI + "estimate",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from producers.selection import AgeOf, Progress, Selection
 
-Jobs = Annotated[list[str] | None, typer.Argument(help="Job ids.", metavar="[JOB...]", show_default=False)]
+Jobs = Annotated[list[str] | None, typer.Argument(help="Job ids.", metavar="JOB", show_default=False)]
 Batch = Annotated[str | None, typer.Option(help="Jobs of this batch.")]
 Tenant = Annotated[str | None, typer.Option(help="Jobs of this tenant; of a batch: whose it is.")]
 Lane = Annotated[str | None, typer.Option(metavar="ACCOUNT/MODEL", help="Jobs that this lane took.")]

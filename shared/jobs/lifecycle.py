@@ -7,6 +7,8 @@ House rules
        done, so that the bill is right. That never changes its state.
     4. Waiting for quota, a 429, a paused lane and "still generating" are snoozes: they stay in a state or return
        to `queued` without counting as an attempt.
+    5. Nothing leaves an end by itself. A redrive by an operator does, by tables of its own (`check_redrive`), which
+       no stage uses: it is a new beginning, told by events with new numbers.
 
 The diagram in docs/lifecycle.md is drawn from these tables.
 """
@@ -73,7 +75,7 @@ JOB_STATES: Final[dict[JobState, str]] = {
     ),
     JobState.FAILED: (
         "Ended without a usable result; error_code says why, and whether it was billed is in its cost. Kept for the "
-        "retention time, longer while its accounting is open."
+        "retention time, longer while its accounting is open. An operator may redrive it."
     ),
     JobState.CANCELLED: (
         "Ended by its owner. Free before the intent; after it, the provider's work goes on and is settled."
@@ -110,17 +112,41 @@ JOB_TRANSITIONS: Final[dict[tuple[JobState, JobState], str]] = {
     (JobState.UNKNOWN, JobState.FAILED): "released by an operator, or by the policy `fail`",
 }
 
+JOB_REDRIVES: Final[dict[tuple[JobState, JobState], str]] = {
+    (
+        JobState.FAILED,
+        JobState.QUEUED,
+    ): "redriven by an operator: a new POST; only free, or with `--pay-again`",
+    (
+        JobState.FAILED,
+        JobState.STORING,
+    ): "redriven by an operator: its paid images are copied again, no new POST",
+}
+
 DELIVERY_STATES: Final[dict[DeliveryState, str]] = {
     DeliveryState.PENDING: "Not yet acknowledged by the endpoint; tried again on the schedule.",
     DeliveryState.DELIVERED: "The endpoint answered 2xx.",
     DeliveryState.EXHAUSTED: "The schedule's last try failed, or three workers died of it; an operator may redrive it.",
-    DeliveryState.DISABLED: "The endpoint answered 410 Gone or its address is forbidden; nothing more is sent.",
+    DeliveryState.DISABLED: (
+        "The endpoint answered 410 Gone or its address is forbidden; nothing more is sent, unless an operator redrives it."
+    ),
 }
 
 DELIVERY_TRANSITIONS: Final[dict[tuple[DeliveryState, DeliveryState], str]] = {
     (DeliveryState.PENDING, DeliveryState.DELIVERED): "2xx",
     (DeliveryState.PENDING, DeliveryState.EXHAUSTED): "the last try of the schedule failed; or poison",
     (DeliveryState.PENDING, DeliveryState.DISABLED): "410 Gone, or a forbidden address",
+}
+
+DELIVERY_REDRIVES: Final[dict[tuple[DeliveryState, DeliveryState], str]] = {
+    (
+        DeliveryState.EXHAUSTED,
+        DeliveryState.PENDING,
+    ): "redriven by an operator: the schedule begins anew, under the same id",
+    (
+        DeliveryState.DISABLED,
+        DeliveryState.PENDING,
+    ): "redriven by an operator, once the endpoint is there again",
 }
 
 
@@ -134,3 +160,9 @@ def check_delivery(before: DeliveryState, after: DeliveryState) -> None:
     """Raise IllegalTransition unless the delivery table has this change."""
     if before is not after and (before, after) not in DELIVERY_TRANSITIONS:
         raise IllegalTransition(f"no delivery transition from {before} to {after}. See docs/lifecycle.md.")
+
+
+def check_redrive(before: JobState, after: JobState) -> None:
+    """Raise IllegalTransition unless an operator may put a job back so."""
+    if (before, after) not in JOB_REDRIVES:
+        raise IllegalTransition(f"no redrive from {before} to {after}. See docs/lifecycle.md.")

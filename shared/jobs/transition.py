@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
 
-from shared.jobs.lifecycle import TERMINAL, DeliveryState, JobState, check
+from shared.jobs.lifecycle import TERMINAL, DeliveryState, JobState, check, check_redrive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,8 @@ IMAGE_EVENTS: Final = {
     JobState.CANCELLED: "image.cancelled",
     JobState.UNKNOWN: "image.unknown",
 }
-LEASE_FIELDS: Final = ("leased", "suspect", "deaths")
+# What a record has of its present claim; `redriven` lasts until the first outcome, so that Flower is told once.
+LEASE_FIELDS: Final = ("leased", "suspect", "deaths", "redriven")
 
 
 class Applied(IntEnum):
@@ -70,10 +71,12 @@ class Change:
     images: int = 0
     keep: bool = False  # accounting stays open: no expiry yet
     close_accounting: bool = False  # of a job that has ended: its retention starts now
+    redrive: bool = False  # an operator's way out of an end
+    forget: tuple[str, ...] = ()  # fields of the detail to remove
 
     def encode(self, retain_ms: int) -> dict[str, Any]:
         """Give the change in the script's shape. Raises IllegalTransition if the lifecycle lacks it."""
-        check(self.before, self.after)
+        (check_redrive if self.redrive else check)(self.before, self.after)
         moved = self.before is not self.after
         ends = moved and self.after in TERMINAL
         stamps = (*self.stamps, "finished_at") if ends else self.stamps
@@ -82,6 +85,7 @@ class Change:
             "x": self.detail,
             "ts": stamps,
             "u": self.clear,
+            "xu": self.forget,
             "b": self.bump,
             "o": self.leave,
             "n": self._due() if self.due_in or self.due_at else None,
@@ -105,8 +109,8 @@ class Change:
     def _move(self, *, ends: bool) -> dict[str, Any]:
         """Give what only a change of state has: the new one, its end, its event, and who parks or comes back."""
         out: dict[str, Any] = {"t": self.after}
-        if ends:
-            out["fin"] = 1
+        if ends or self.redrive:
+            out["fin"] = 1 if ends else -1
         if self.after in IMAGE_EVENTS:
             out["ev"] = IMAGE_EVENTS[self.after]
         if JobState.UNKNOWN in (self.before, self.after):

@@ -30,6 +30,12 @@ class Shop:
     arm: Callable[[str, str, int], None]
 
 
+def tell_redriven(events: Events, entry: Entry, model: str) -> None:
+    """Tell Flower first that an operator put the job back, if so: else its row stays at the old end."""
+    if entry.fields.get("redriven"):
+        events.emit("retried", entry.id, code="redriven", **shown(entry, model))
+
+
 def shown(entry: Entry, model: str, **stage: str) -> dict[str, str | int]:
     """Give what Flower shows of a job on its way."""
     request = from_json(entry.spec)["request"] if entry.spec else {}

@@ -24,7 +24,7 @@ from shared.storage import artifact_key
 from workers import crash_points, metrics
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
-from workers.stages.stage import shown, succeeded
+from workers.stages.stage import shown, succeeded, tell_redriven
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +74,7 @@ class StoreStage:
         crash_points.cross("store.claimed")
         claimed_at = time.monotonic()
         model = entry.fields.get("model", "")
+        tell_redriven(self._shop.events, entry, model)
         self._shop.events.emit("started", entry.id, **shown(entry, model, stage=JobState.STORING))
         urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
         known: list[Artifact] = from_json(entry.detail[1] or b"[]")
@@ -147,9 +148,12 @@ class StoreStage:
         have = {artifact["index"] for artifact in copied}
         expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
-        if expired or hopeless:
+        gone = any(map(_is_gone, problems))
+        # After a redrive they may be long dead, and the provider may still have the images: it is asked once.
+        ask = gone and not hopeless and (not expired or "redriven" in entry.fields)
+        fresh = await self._fresh_urls(entry, urls) if ask else None
+        if hopeless or (expired and fresh is None):
             return self._copy_failed(entry, copied, causes)
-        fresh = await self._fresh_urls(entry, urls) if any(map(_is_gone, problems)) else None
         return self._again(entry, copied, causes, fresh)
 
     async def _fresh_urls(self, entry: Entry, urls: Sequence[dict[str, Any]]) -> str | None:

@@ -36,7 +36,7 @@ from workers.providers.outcomes import (
     Unsendable,
 )
 from workers.stages import submit_plans as plans
-from workers.stages.stage import shown
+from workers.stages.stage import shown, tell_redriven
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,7 @@ class SubmitStage:
             await self._recover(entry, lane)
             return
         crash_points.cross("submit.claimed")
+        tell_redriven(self._shop.events, entry, lane.model)
         self._shop.events.emit("received", entry.id, **shown(entry, lane.model))
         try:
             wire = await self._inputs.wire(from_json(entry.spec)["request"])

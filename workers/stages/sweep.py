@@ -102,13 +102,15 @@ class Sweep:
         return applied is None and job.state is not JobState.SUBMITTING
 
     async def _tell_ends(self, now_ms: int) -> None:
-        """Show in Flower what ended by a command of somebody who does not tell it."""
+        """Show in Flower what ended, or was put back, by a command of somebody who does not tell it."""
         job_ids = await self._due(TOLD, now_ms)
         if not job_ids:
             return
         for job in await self._jobs.read(job_ids):
             if job is not None and job.state is JobState.CANCELLED:
                 self._shop.events.emit("revoked", job.id)
+            elif job is not None and job.state is JobState.QUEUED:
+                self._shop.events.emit("retried", job.id, code="redriven")
             elif job is not None and job.state is JobState.FAILED:
                 self._shop.events.emit("failed", job.id, code=job.error_code or "failed")
         await self._client.zrem(self._keys.index(TOLD), *job_ids)

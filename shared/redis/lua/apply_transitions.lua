@@ -4,10 +4,10 @@
 -- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua; with audit {who, what, on, why}: noted if anything
 --   was applied), 4 transitions: JSON array of objects
 --   {k kind, id, e epoch?, i intent?, ni 1: only without intent, lane: [lane, verb, ...]?, h held index?, v: [variant]}
---   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, ts timestamps?, o leave indexes?,
---     n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]? (<0 frees),
---     intent [lane, 1|0]?, m [verb, micros]?, gen generation id?, p park?, fin 1?, im images?, ev event?,
---     ttl ms?, note?}
+--   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
+--     o leave indexes?, n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]?
+--     (<0 frees), intent [lane, 1|0]?, m [verb, micros]?, gen generation id?, p park?, fin 1? (-1: back from an end),
+--     im images?, ev event?, ttl ms?, note?}
 -- Returns per transition: K applied variant K | 0 fenced | -1 missing | -2 orphan generation | -3 generation taken
 --!include keys
 --!include clock

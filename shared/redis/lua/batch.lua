@@ -14,14 +14,17 @@ local function batch_check(tenant, name)
     "max_failed_ppm", "n:" .. CTX.failed)
   local total, done, parked = tonumber(h[2] or "0"), tonumber(h[3] or "0"), tonumber(h[4] or "0")
   if h[7] and tonumber(h[8] or "0") * 1000000 > tonumber(h[7]) * total then batch_stop(tenant, name, "max_failed") end
-  if h[1] ~= "1" or h[5] then return end
-  if done == total then
-    redis.call("HSET", key, "completed_at", NOW)
+  if h[1] ~= "1" then return end
+  if done == total then -- also once more, after a redrive of its jobs
     redis.call("HDEL", K.paused, "b|" .. tenant .. "|" .. name) -- nothing is left to resume
-    redis.call("ZREM", K.index("stalling"), member)
-    if h[6] then batch_event(tenant, name, CTX.completed) end
     redis.call("PEXPIRE", key, CTX.retain_batch_ms)
     redis.call("PEXPIRE", K.batch_jobs(tenant, name), CTX.retain_batch_ms)
+  end
+  if h[5] then return end
+  if done == total then
+    redis.call("HSET", key, "completed_at", NOW)
+    redis.call("ZREM", K.index("stalling"), member)
+    if h[6] then batch_event(tenant, name, CTX.completed) end
   elseif parked > 0 and done + parked == total then
     redis.call("ZADD", K.index("stalling"), "NX", NOW + CTX.stalled_ms, member)
   else

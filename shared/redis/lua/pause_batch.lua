@@ -4,7 +4,7 @@
 -- them (queue_take.lua), or never enter (job_kinds.lua); a resume puts all of them back by their rank.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 tenant, 4 batch, 5 "1" pause | "0" go on, 6 who, 7 why, 8 "1": only say what it
 --   would do, 9 the state of jobs that wait
--- Returns: {1 if it changes something else 0, jobs of the batch that wait}, or {-1} no such batch | {-2} complete
+-- Returns: {1 if it changes something else 0, jobs of the batch that wait} | {-1} no such batch | {-2} all have ended
 --!include keys
 --!include clock
 --!include audit
@@ -29,7 +29,8 @@ end
 if redis.call("EXISTS", key) == 0 then return { -1 } end
 local waiting = math.max(0, tonumber(redis.call("HGET", key, "n:" .. ARGV[9]) or "0"))
 if (redis.call("HEXISTS", K.paused, field) == 1) == pause then return { 0, waiting } end
-if pause and redis.call("HEXISTS", key, "completed_at") == 1 then return { -2 } end
+local h = redis.call("HMGET", key, "sealed", "done", "total")
+if pause and h[1] == "1" and h[2] == h[3] then return { -2 } end
 if ARGV[8] == "1" then return { 1, waiting } end
 if pause then
   redis.call("HSET", K.paused, field, cjson.encode({ at = NOW, by = ARGV[6], why = ARGV[7] }))

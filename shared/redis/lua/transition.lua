@@ -10,6 +10,7 @@ local function write_fields(t, v)
   if v.u and #v.u > 0 then redis.call("HDEL", key, unpack(v.u)) end
   for field, by in pairs(v.b or {}) do redis.call("HINCRBY", key, field, by) end
   for field, value in pairs(v.x or {}) do redis.call("HSET", K.detail(t.id), field, value) end
+  if v.xu and #v.xu > 0 then redis.call("HDEL", K.detail(t.id), unpack(v.xu)) end
 end
 
 -- Removes before it adds, so that a move inside one index works; a wake-up asked for in the meantime wins.
@@ -66,10 +67,10 @@ local function apply(t, job, v)
     commit_move(job, job.state, v.t, CTX.backlog)
     write_event(t, job, v)
     batch_move(job, job.state, v.t, v.p or 0, v.fin or 0, v.im or 0)
-    if job.batch and v.fin and v.s and v.s.error_code then
+    if job.batch and v.fin == 1 and v.s and v.s.error_code then
       count(K.batch(job.tenant, job.batch), "e:" .. v.s.error_code, 1)
     end
-    if v.fin then redis.call("PUBLISH", K.ended, t.id) end
+    if v.fin == 1 then redis.call("PUBLISH", K.ended, t.id) end
   end
   if v.ttl then expire(t, job, v.ttl) end
 end

@@ -98,6 +98,10 @@ class FakeWorker:
         )  # fmt: skip
         self._apply(Transition(job_id=job_id, changes=(change,)))
 
+    def change(self, job_id: str, change: Change) -> None:
+        """Make any other change."""
+        self._apply(Transition(job_id=job_id, changes=(change,)))
+
     def make_unknown(self) -> str:
         """Take the next job and lose the answer to its POST."""
         (job_id,) = self.claim()

@@ -69,6 +69,21 @@ def test_a_batch_must_be_there_and_have_jobs_to_come(darkroom: Darkroom) -> None
         darkroom.pause_batch("hares")
 
 
+def test_a_complete_batch_is_paused_again_when_jobs_of_it_are_redriven(
+    cli: Cli, darkroom: Darkroom, worker: FakeWorker
+) -> None:
+    """It has jobs to come again, which wait; when they have ended, it is not paused any more."""
+    (job_id,) = darkroom.enqueue_many([FOX], batch="foxes").job_ids
+    worker.claim()
+    worker.fail(job_id)
+    assert darkroom.batch("foxes").completed_at is not None
+    assert cli.run("redrive", job_id, "--yes").returncode == 0
+    assert darkroom.pause_batch("foxes").changed
+    assert worker.claim() == []
+    assert cli.run("cancel", job_id).returncode == 0
+    assert darkroom.pauses_of("default", "foxes") == ()
+
+
 def test_jobs_are_paused_one_by_one(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:
     """Each has its own line; what is on its way or missing is said, with exit code 1."""
     first, second, third = darkroom.enqueue_many([FOX] * 3).job_ids

@@ -95,7 +95,7 @@ def test_a_walk_reads_more_fields_when_asked(state: State, darkroom: Darkroom) -
 
 def test_a_selection_without_criteria_is_refused() -> None:
     """What changes jobs must not take all of them by accident; the message names the options."""
-    with pytest.raises(InvalidRequest, match="say which jobs: give job ids, or --batch"):
+    with pytest.raises(InvalidRequest, match="Give job ids, --batch"):
         selection_of().check()
     selection_of(older_than="0s").check()
 
