@@ -16,14 +16,24 @@ local function take(id, job)
   redis.call("RPUSH", K.timeline(id), NOW .. "|" .. A.after .. "|" .. A.worker)
 end
 
+-- Where the jobs of a batch wait while it is paused, or false; asked once per batch and call.
+local asides = {}
+local function aside_of(tenant, batch)
+  local key = K.batch(tenant, batch)
+  if asides[key] == nil then
+    asides[key] = batch_paused(tenant, batch) and K.aside(A.model, tenant, batch)
+    if asides[key] then redis.call("HSET", key, "aside:" .. A.model, 1) end
+  end
+  return asides[key]
+end
+
 -- Whether a pause of the job or of its batch holds it back. It leaves the queue, so that no claim looks at it again:
 -- its resume pushes it, or the batch's puts back what is aside.
 local function set_aside(id, rank, tenant, batch, paused_at)
   if paused_at then return true end
-  if not batch or not batch_paused(tenant, batch) then return false end
-  redis.call("ZADD", K.aside(A.model, tenant, batch), rank, id)
-  redis.call("HSET", K.batch(tenant, batch), "aside:" .. A.model, 1)
-  return true
+  local aside = any_paused and batch and aside_of(tenant, batch)
+  if aside then redis.call("ZADD", aside, rank, id) end
+  return aside
 end
 
 -- The job to take now, or nil; a suspect (its last holder died) runs alone, others wait for the next call.

@@ -33,7 +33,8 @@ local function take_of(tenant, vtime, count_max, taken)
   return taken, stop, missed
 end
 
--- Tenants whose turns in this call are over, with their virtual times: too many of their jobs were looked at in vain.
+-- Tenants whose turns in this call are over, with their virtual times: too many of their jobs were looked at in vain
+-- while others waited.
 local misses, missed_of, benched = 0, {}, {}
 local function note_missed(tenant, count_of)
   misses, missed_of[tenant] = misses + count_of, (missed_of[tenant] or 0) + count_of
@@ -58,7 +59,7 @@ local function take_fresh(want)
       local missed
       taken, stop, missed = take_of(tenant, tonumber(ready[2]), most, taken)
       looks = looks + math.max(taken - before + missed, 1)
-      if missed > 0 then note_missed(tenant, missed) end
+      if missed > 0 and ready[3] then note_missed(tenant, missed) end
     end
   end
   for tenant, vtime in pairs(benched) do redis.call("ZADD", K.ready(A.model), vtime, tenant) end
