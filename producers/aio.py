@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from producers.bulk import Bulk
-from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, listed
+from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, which_jobs
 from producers.core import (
     Core,
     check_applied,
@@ -215,14 +215,14 @@ class AsyncDarkroom(AsyncOperating):
 
     async def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.resolve."""
-        found, note = check_generation_id(generation_id), decision("resolve", job_id, by, why)
+        found, note = check_generation_id(generation_id), decision("resolve", which_jobs([job_id]), by, why)
         await self._change(job_id, partial(plan_resolve, generation_id=found, by=note.who), found, note)
         return await self.get(job_id)
 
     async def resubmit(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.resubmit."""
         now_ms, wait_ms = await self.now_ms(), self._core.resubmit_wait_ms
-        note = decision("resubmit", job_id, by, why)
+        note = decision("resubmit", which_jobs([job_id]), by, why)
         plan = partial(plan_resubmit, by=note.who, now_ms=now_ms, wait_ms=wait_ms)
         before = await self._change(job_id, plan, note=note)
         self._hints.hint(self._core.lanes(before.model))
@@ -230,7 +230,7 @@ class AsyncDarkroom(AsyncOperating):
 
     async def release(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.release."""
-        note = decision("release", job_id, by, why)
+        note = decision("release", which_jobs([job_id]), by, why)
         await self._change(job_id, partial(plan_release, by=note.who), note=note)
         return await self.get(job_id)
 
@@ -238,7 +238,7 @@ class AsyncDarkroom(AsyncOperating):
         self, job_ids: Sequence[str], *, by: str | None = None, why: str = "", words: str = ""
     ) -> list[Cancelled]:
         """As Darkroom.cancel_many."""
-        note = decision("cancel", words or listed(job_ids), by, why)
+        note = decision("cancel", which_jobs(job_ids, words), by, why)
         async with self._state():
             changed = await self._jobs.change_many(job_ids, partial(plan_cancel, by=note.who), note)
         return cancelled(job_ids, changed)

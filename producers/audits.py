@@ -13,7 +13,7 @@ PAGE: Final = 1000  # entries read at once
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One decision: at `at_ms` of the state server (unix ms), by `who`, `what` (freeze, pause, cancel, ...) `on` which part.
+    """One decision: at `at_ms` of the state server (unix ms), by `who`, `what` (freeze, cancel, purge, ...) `on` which part.
 
     `jobs` is how many it concerned; None if it was not of jobs.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from shared.errors import DarkroomError, JobNotFound
 from shared.jobs.lifecycle import JobState
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from shared.jobs.job import Job
     from shared.jobs.store import Changed
+
+_NAMED: Final = 3  # ids in an entry of the audit
 
 
 class CancelOutcome(StrEnum):
@@ -80,8 +82,9 @@ def _one(job_id: str, changed: Changed) -> Cancelled:
     return Cancelled(job_id, cancel_outcome(before), before)
 
 
-def listed(job_ids: Sequence[str]) -> str:
-    """Name jobs for the audit: the first of them."""
-    shown = 3
-    more = f" and {len(job_ids) - shown} more" if len(job_ids) > shown else ""
-    return ", ".join(job_ids[:shown]) + more
+def which_jobs(job_ids: Sequence[str], words: str = "") -> str:
+    """Say for the audit which jobs: what they have in common, or the first of their ids."""
+    if words:
+        return f"jobs: {words}"
+    more = f" and {len(job_ids) - _NAMED} more" if len(job_ids) > _NAMED else ""
+    return f"job{'s' if len(job_ids) > 1 else ''} {', '.join(job_ids[:_NAMED])}{more}"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from producers.bulk import Bulk
-from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, listed
+from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, which_jobs
 from producers.core import (
     Core,
     check_applied,
@@ -271,14 +271,14 @@ class Darkroom(Operating):
 
     def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Attach the provider's generation to a job whose submit had an unknown outcome. Raises TransitionRefused."""
-        found, note = check_generation_id(generation_id), decision("resolve", job_id, by, why)
+        found, note = check_generation_id(generation_id), decision("resolve", which_jobs([job_id]), by, why)
         self._change(job_id, partial(plan_resolve, generation_id=found, by=note.who), found, note)
         return self.get(job_id)
 
     def resubmit(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Queue an unknown job again: a second charge is possible. Refused while its POST may be in flight."""
         now_ms, wait_ms = self.now_ms(), self._core.resubmit_wait_ms
-        note = decision("resubmit", job_id, by, why)
+        note = decision("resubmit", which_jobs([job_id]), by, why)
         plan = partial(plan_resubmit, by=note.who, now_ms=now_ms, wait_ms=wait_ms)
         before = self._change(job_id, plan, note=note)
         self._hints.hint(self._core.lanes(before.model))
@@ -286,7 +286,7 @@ class Darkroom(Operating):
 
     def release(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Give an unknown job up: it fails, and its money is free again. Raises TransitionRefused."""
-        note = decision("release", job_id, by, why)
+        note = decision("release", which_jobs([job_id]), by, why)
         self._change(job_id, partial(plan_release, by=note.who), note=note)
         return self.get(job_id)
 
@@ -297,7 +297,7 @@ class Darkroom(Operating):
 
         Each job has its own outcome; one with an unknown outcome is refused, as by `cancel`.
         """
-        note = decision("cancel", words or listed(job_ids), by, why)
+        note = decision("cancel", which_jobs(job_ids, words), by, why)
         with self._state():
             changed = self._jobs.change_many(job_ids, partial(plan_cancel, by=note.who), note)
         return cancelled(job_ids, changed)

@@ -86,7 +86,7 @@ def check_applied(job_id: str, applied: Applied | None, generation_id: str = "")
 def decision(what: str, which: str, by: str | None, why: str) -> AuditNote:
     """Give what the audit keeps of a decision on jobs. Raises InvalidRequest for a long reason."""
     check_why(why)
-    return AuditNote(by or whoami(), what, f"job {which}" if which.startswith("job_") else which, why)
+    return AuditNote(by or whoami(), what, which, why)
 
 
 def whoami() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from producers.cancels import listed
+from producers.cancels import which_jobs
 from producers.freezes import check_why
 from shared.errors import BatchNotFound, InvalidRequest, Issue, TransitionRefused
 from shared.jobs.lifecycle import JobState
@@ -101,7 +101,7 @@ def jobs_arguments(
 ) -> tuple[Argument, ...]:
     """Give the arguments of pause_jobs.lua; `words` say in the audit which jobs. Raises InvalidRequest."""
     check_why(why)
-    return (int(paused), by, why, int(dry_run), JobState.QUEUED, words or listed(job_ids), *job_ids)
+    return (int(paused), by, why, int(dry_run), JobState.QUEUED, which_jobs(job_ids, words), *job_ids)
 
 
 def scope_result(reply: Sequence[int]) -> PauseResult:

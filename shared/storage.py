@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -144,6 +145,11 @@ class ObjectStore:
                 return (await obstore.head_async(self._objects, key))["size"]
             except FileNotFoundError:
                 return None
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is removed already."""
+        with translating("delete", key), suppress(FileNotFoundError):
+            obstore.delete(self._objects, key)
 
     async def list_keys(self, folder: str) -> AsyncIterator[str]:
         """Give the keys of all objects in a folder of the store, in no order."""

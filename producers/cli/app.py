@@ -45,6 +45,9 @@ PLACES: Final = {
     "redrive": Place(
         _CLI + "redrive", "redrive", "Put dead jobs back: submit or copy them again; or send webhooks again."
     ),
+    "purge": Place(
+        _CLI + "purge", "purge", "Delete the records of ended jobs before their time, with --dry-run first."
+    ),
     "webhook": Place(_CLI + "webhook", "app", "Make a webhook secret, test an endpoint, see deliveries."),
     "estimate": Place(
         _CLI + "estimate",

@@ -19,7 +19,7 @@ Since = Annotated[
     str | None, typer.Option(help="From this day (UTC), instant (ISO 8601 with zone), or e.g. 7d ago.")
 ]
 What = Annotated[
-    str | None, typer.Option(metavar="KIND", help="Only this: freeze, pause, resume, cancel, resolve, ...")
+    str | None, typer.Option(metavar="KIND", help="Only this: freeze, pause, cancel, redrive, purge, ...")
 ]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Only what this person did.")]
 
@@ -31,7 +31,7 @@ def audit(
     by: By = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what people decided (freezes, pauses, cancels, decisions on unknown jobs): who, when, of how many, and why.
+    """List what people decided (freezes, pauses, cancels, redrives, ...): who, when, of how many, and why.
 
     The last 10,000 or so are kept. Each was written with the change it tells of.
     """
@@ -44,7 +44,9 @@ def audit(
         print_json({"entries": [plain(entry) for entry in entries]})
     elif not entries:
         typer.echo(
-            "nothing was decided by hand" if (since, what, by) == (None, None, None) else "no such entry"
+            "no operator has changed anything yet"
+            if (since, what, by) == (None, None, None)
+            else "no such entry"
         )
     else:
         console().print(_table(entries))

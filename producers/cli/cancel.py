@@ -105,9 +105,9 @@ def _cancel(
 ) -> list[dict[str, Any]]:
     """Cancel chunk by chunk; give a row per job that could be, and say the others on stderr."""
     ids = [job.id for job in picked] + missing
-    rows = []
+    rows, words = [], "" if asked.ids else asked.words()
     for at in range(0, len(ids), CHUNK_JOBS):
-        done = darkroom.cancel_many(ids[at : at + CHUNK_JOBS], by=by, why=why, words=asked.words())
+        done = darkroom.cancel_many(ids[at : at + CHUNK_JOBS], by=by, why=why, words=words)
         for each in done:
             if each.error is not None:
                 typer.echo(f"darkroom: {one_line(str(each.error))}", err=True)

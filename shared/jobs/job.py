@@ -71,6 +71,7 @@ class Job:
     deadline_at: int | None = None
     error_code: str | None = None
     error_message: str | None = None
+    redriven_code: str | None = None  # the error code of its last end before a redrive
     unknown_cause: str | None = None
     paused_at: int | None = None
     paused_by: str | None = None
@@ -131,6 +132,7 @@ class Job:
             deadline_at=number("deadline_at"),
             error_code=text.get("error_code"),
             error_message=more.get("error_message"),
+            redriven_code=text.get("redriven_code"),
             unknown_cause=text.get("unknown_cause"),
             paused_at=number("paused_at"),
             paused_by=text.get("paused_by"),

@@ -110,7 +110,7 @@ def plan_redrive(
     job_id: str, record: Mapping[str, str], verdict: Verdict, *, by: str, now_ms: int, retain_ms: int
 ) -> dict[str, Any]:
     """Give the plan in the script's shape, for a verdict with a way."""
-    change = _copy_again(by) if verdict.way == "copy" else _submit_again(record, verdict, by, now_ms)
+    change = _copy_again(record, by) if verdict.way == "copy" else _submit_again(record, verdict, by, now_ms)
     plan: dict[str, Any] = {
         "id": job_id,
         "was": {name: record.get(name, "") for name in GUARDED},
@@ -119,12 +119,17 @@ def plan_redrive(
     return plan | ({"again": verdict.again_micros} if verdict.pays_again else {})
 
 
-def _copy_again(by: str) -> Change:
+def _marks(record: Mapping[str, str]) -> dict[str, str | int]:
+    """Give what tells of the redrive: for Flower, and for an event of the old end that is still to be delivered."""
+    return {"redriven": 1, "redriven_code": record.get("error_code", "")}
+
+
+def _copy_again(record: Mapping[str, str], by: str) -> Change:
     return Change(
         before=JobState.FAILED,
         after=JobState.STORING,
         redrive=True,
-        fields={"redriven": 1},
+        fields=_marks(record),
         bump={"redrives": 1, "epoch": 1},
         clear=(*_OF_THE_END, "tries", "stored_at"),
         forget=("error_message",),
@@ -142,7 +147,7 @@ def _submit_again(record: Mapping[str, str], verdict: Verdict, by: str, now_ms: 
         before=JobState.FAILED,
         after=JobState.QUEUED,
         redrive=True,
-        fields={"redriven": 1} | ({"possible_double_charge": 1} if verdict.pays_again else {}),
+        fields=_marks(record) | ({"possible_double_charge": 1} if verdict.pays_again else {}),
         bump={"redrives": 1, "epoch": 1},
         clear=(
             *_OF_THE_END, *(name for name in _OF_THE_ATTEMPT if name != "redriven"),

@@ -112,7 +112,8 @@ def _error(job: Job, state: JobState) -> ErrorEntry | None:
         return ErrorEntry(code="unknown_outcome", message=job.unknown_cause)
     if state is not JobState.FAILED:
         return None
-    return ErrorEntry(code=job.error_code or "failed", message=job.error_message)
+    code = job.error_code if job.state is JobState.FAILED else job.redriven_code
+    return ErrorEntry(code=code or "failed", message=job.error_message)
 
 
 def _timings(job: Job) -> Timings:

@@ -287,7 +287,7 @@ def test_only_jobs_that_wait_are_paused(state: State) -> None:
     assert pause_jobs(state, ids) == [-2, 0]
     assert pause_jobs(state, ids, on=0) == [-2, 1]
     assert pause_jobs(state, ids, on=0) == [-2, 0]
-    assert noted(state) == [("anna", "pause", "jobs: some", "1"), ("anna", "resume", "jobs: some", "1")]
+    assert noted(state) == [("anna", "pause", "some", "1"), ("anna", "resume", "some", "1")]
 
 
 def test_a_paused_job_waits_for_its_time_too(state: State) -> None:

@@ -38,7 +38,7 @@ def test_cancel_takes_a_selection(cli: Cli, darkroom: Darkroom, worker: FakeWork
     assert (darkroom.get(other).state, darkroom.get(ended).state) == ("queued", "completed")
     (entry,) = darkroom.audit()
     assert (entry.who, entry.what, entry.on, entry.why, entry.jobs) == (
-        "anna", "cancel", "batch b", "typo in the prompt", 2,
+        "anna", "cancel", "jobs: batch b", "typo in the prompt", 2,
     )  # fmt: skip
     assert cli.run("cancel", "--batch", "b").stdout == "no job was cancelled\n"
     assert len(darkroom.audit()) == 1
@@ -78,7 +78,7 @@ def test_many_need_a_yes(cli: Cli, darkroom: Darkroom) -> None:
 def test_cancel_needs_to_know_which(cli: Cli) -> None:
     """Without any option it is no cancel of everything."""
     done = cli.run("cancel")
-    assert (done.returncode, "say which jobs" in done.stderr) == (2, True)
+    assert (done.returncode, "no job is selected" in done.stderr) == (2, True)
 
 
 def test_decisions_on_unknown_jobs_are_audited(
@@ -122,6 +122,17 @@ def test_the_audit_is_filtered(cli: Cli, darkroom: Darkroom) -> None:
     table = cli.run("audit").stdout
     assert "pause tenant acme" in table
     assert "odd bill" in table
+
+
+def test_the_audit_names_the_first_of_many(cli: Cli, darkroom: Darkroom) -> None:
+    """Ids are enough to find the rest by."""
+    ids = darkroom.enqueue_many([FOX] * 5).job_ids
+    cli.run("cancel", *ids[:4])
+    cli.run("cancel", ids[4])
+    assert [(entry.on, entry.jobs) for entry in darkroom.audit()] == [
+        (f"job {ids[4]}", 1),
+        (f"jobs {', '.join(ids[:3])} and 1 more", 4),
+    ]
 
 
 def test_an_owner_who_cancels_is_not_audited(darkroom: Darkroom) -> None:

@@ -47,7 +47,7 @@ def test_nothing_changes_if_one_of_the_lanes_is_wrong(cli: Cli, darkroom: Darkro
 
 def test_the_audit_says_who_did_what(cli: Cli, darkroom: Darkroom) -> None:
     """Newest first; what changed nothing is not in it."""
-    assert "nothing was decided by hand" in cli.run("audit").stdout
+    assert "no operator has changed anything yet" in cli.run("audit").stdout
     lane = darkroom.overview().lanes[0].name
     darkroom.pause(lane, by="anna", why="odd bill")
     darkroom.pause(lane, by="ben")

@@ -12,6 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 import workers.stages.notify as notify_module
+from producers.redrives import redrive
+from producers.selection import Selection
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
 from shared.jobs.store import JobStore
@@ -563,6 +565,29 @@ async def test_an_unknown_job_that_was_released_since(telling: Telling) -> None:
     assert (told["image.unknown"]["error"]["code"], told["image.failed"]["error"]["code"]) == (
         "unknown_outcome", "released",
     )  # fmt: skip
+
+
+async def test_a_failure_that_was_redriven_since(telling: Telling) -> None:
+    """The event tells of the end as it was: failed, by its code, though the job is in the queue again."""
+    event_id = await telling.an_event()
+    job_id = "job_" + event_id.removeprefix("evt_").removesuffix("_1")
+    code = telling.job(job_id).error_code
+    assert redrive(telling.settings, Selection(ids=(job_id,)), by="anna").done == 1
+    assert telling.job(job_id).state == "queued"
+    await telling.notify()
+    data = telling.received()[-1]["body"]["data"]
+    assert (data["state"], data["error"]["code"], data["images"]) == ("failed", code, [])
+
+
+async def test_a_redriven_job_is_told_as_retried_first(telling: Telling) -> None:
+    """Its row in Flower has ended: nothing but a retry moves it on."""
+    event_id = await telling.an_event()
+    job_id = "job_" + event_id.removeprefix("evt_").removesuffix("_1")
+    redrive(telling.settings, Selection(ids=(job_id,)), by="anna")
+    telling.told.events.clear()
+    await telling.submit(accepted())
+    kinds = [kind for kind, _ in telling.told.events]
+    assert kinds == ["retried", "received", "started", "started"]
 
 
 async def test_an_event_of_a_job_that_is_gone(telling: Telling) -> None:

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from producers.redrives import redrive
+from producers.selection import Selection
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
 from shared.settings import StorageSettings, WebhookSettings
@@ -344,6 +346,42 @@ async def test_an_expired_url_of_the_sandbox_ends_the_job(storing: Storing, sand
     await storing.poll(json_answer(200, {"code": 200, "data": done}))
     await storing.copy()
     assert_copy_failed(storing, job_id, "status_403")
+
+
+def redriven(storing: Storing, job_id: str) -> None:
+    report = redrive(storing.settings, Selection(ids=(job_id,)), by="anna")
+    assert (report.done, storing.job(job_id).state) == (1, "storing")
+
+
+async def test_a_redriven_copy_asks_once_where_the_images_are_now(storing: Storing) -> None:
+    """Its URLs are long dead, and the provider may still have the images: Flower hears of the retry first."""
+    job_id = await storing.storing(storing.gallery.put("/a.png", answer("403 Forbidden")), expires_at=PAST_S)
+    await storing.copy()
+    assert_copy_failed(storing, job_id, "status_403")
+    redriven(storing, job_id)
+    storing.told.events.clear()
+    storing.answer = delivered(storing.gallery.put("/new.png", ok(picture())), expires_at=PAST_S)
+    await storing.copy()
+    await storing.copy()
+    job = storing.job(job_id)
+    assert (job.state, job.cost_micros, len(job.artifacts)) == ("completed", PRICE, 1)
+    started = ("started", job_id)
+    assert storing.told.events == [("retried", job_id), started, started, ("succeeded", job_id)]
+
+
+async def test_a_redriven_copy_fails_again_if_nobody_has_the_images(storing: Storing) -> None:
+    """The provider is asked once, then it is over again: it is not tried for ever, and not paid again."""
+    url = storing.gallery.put("/a.png", answer("404 Not Found"))
+    job_id = await storing.storing(url, expires_at=PAST_S)
+    await storing.copy()
+    redriven(storing, job_id)
+    storing.answer = delivered(url, expires_at=PAST_S)
+    asked = len(storing.requests)
+    await storing.copy()
+    await storing.copy()
+    job = storing.job(job_id)
+    assert (job.state, job.error_code, job.cost_micros) == ("failed", "copy_failed", PRICE)
+    assert len(storing.requests) == asked + 1
 
 
 async def test_what_still_answers_after_its_time_is_stored(storing: Storing) -> None:

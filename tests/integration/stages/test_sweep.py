@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from producers.redrives import redrive
+from producers.selection import Selection
 from shared.errors import TransitionRefused
 from shared.jobs.commands import plan_release
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
@@ -401,3 +403,18 @@ async def test_one_worker_sweeps_and_only_if_something_is_due(tended: Tended) ->
     tended.let_pass("expiring", job_id)
     assert not look_at(tended, "w1", sweep=False)[1]
     assert [look_at(tended, name, sweep=True)[1] for name in ("w1", "w2", "w1")] == [True, False, False]
+
+
+# --- redriven jobs
+
+
+async def test_a_job_put_back_is_told_of_while_it_waits(tended: Tended) -> None:
+    """Flower hears of the retry once, without a worker that takes the job."""
+    job_id = tended.enqueue()
+    await tended.submit(json_answer(400, {"error": {"code": 400, "message": "no"}}))
+    assert redrive(tended.settings, Selection(ids=(job_id,)), by="anna").done == 1
+    tended.told.events.clear()
+    await tended.sweep.run()
+    await tended.sweep.run()
+    assert tended.told.events == [("retried", job_id)]
+    assert tended.due("told") == {}

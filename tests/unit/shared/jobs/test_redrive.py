@@ -72,7 +72,7 @@ def test_a_new_attempt_begins_without_anything_of_the_old_one() -> None:
     assert gone <= set(variant["u"])
     assert (set(LEASE_FIELDS) - {"redriven"}) <= set(variant["u"])
     assert "redriven" not in variant["u"]
-    assert variant["s"] == {"redriven": 1}
+    assert variant["s"] == {"redriven": 1, "redriven_code": "refused:x"}
 
 
 def test_only_an_operator_leaves_an_end() -> None:
