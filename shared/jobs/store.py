@@ -10,6 +10,7 @@ from shared.errors import JobNotFound, TransitionRefused
 from shared.jobs.job import Job
 from shared.jobs.transition import Applied, Transition, context_json, transitions_json
 from shared.redis.scripts import run, run_async
+from shared.redis.together import read_together, read_together_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from shared.jobs.transition import AuditNote
     from shared.redis.keys import Keys
     from shared.redis.scripts import Argument
+    from shared.redis.together import Read
     from shared.settings import LimitSettings
 
 Plan = Callable[[Job], Transition | None]
@@ -74,17 +76,17 @@ class _Round:
             self.settled[job_id] = Changed(self._jobs[job_id], refused=_moving(job_id))
 
 
-def queue_reads(pipe: Any, keys: Keys, job_ids: Iterable[str]) -> None:
-    """Put the reads of records into a pipeline, four per job."""
+def _reads(keys: Keys, job_ids: Iterable[str]) -> list[Read]:
+    """Give the reads of records, four per job."""
+    found: list[Read] = []
     for job_id in job_ids:
-        pipe.hgetall(keys.job(job_id))
-        pipe.get(keys.spec(job_id))
-        pipe.hgetall(keys.detail(job_id))
-        pipe.lrange(keys.timeline(job_id), 0, -1)
+        found += [("hash", keys.job(job_id)), ("string", keys.spec(job_id))]
+        found += [("hash", keys.detail(job_id)), ("list", keys.timeline(job_id))]
+    return found
 
 
-def parse_reads(job_ids: Sequence[str], replies: Sequence[Any]) -> list[Job | None]:
-    """Read the pipeline's replies; None where there is no record."""
+def _jobs(job_ids: Sequence[str], replies: Sequence[Any]) -> list[Job | None]:
+    """Give the jobs of the replies; None where there is no record."""
     return [
         Job.parse(job_id, *replies[4 * at : 4 * at + 4]) if replies[4 * at] else None
         for at, job_id in enumerate(job_ids)
@@ -98,9 +100,7 @@ class JobStore:
         self._client, self._keys, self._limits = client, keys, limits
 
     def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        pipe = self._client.pipeline(transaction=True)
-        queue_reads(pipe, self._keys, job_ids)
-        return parse_reads(job_ids, pipe.execute())
+        return _jobs(job_ids, read_together(self._client, self._keys, _reads(self._keys, job_ids)))
 
     def get(self, job_id: str) -> Job:
         return _found(job_id, self.read([job_id])[0])
@@ -150,9 +150,8 @@ class AsyncJobStore:
         self._client, self._keys, self._limits = client, keys, limits
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        pipe = self._client.pipeline(transaction=True)
-        queue_reads(pipe, self._keys, job_ids)
-        return parse_reads(job_ids, await pipe.execute())
+        found = await read_together_async(self._client, self._keys, _reads(self._keys, job_ids))
+        return _jobs(job_ids, found)
 
     async def get(self, job_id: str) -> Job:
         return _found(job_id, (await self.read([job_id]))[0])
