@@ -25,7 +25,7 @@ from shared.redis.scripts import run
 from shared.webhooks.events import BatchEventType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from redis import Redis
 
@@ -204,11 +204,13 @@ def redrive_deliveries(
     check_why(why)
     report = DeliveriesReport(dry_run)
     parts = ["" if selection.is_empty else selection.words(), f"endpoint {endpoint}" if endpoint else ""]
-    words = "; ".join(filter(None, parts))
+    words, audited = "; ".join(filter(None, parts)), ""
     with connected(settings) as client:
         walk = DeliveryWalk(client, settings, selection, endpoint, progress)
         for chunk in walk.chunks():
-            results = _apply(client, settings, chunk, by, why, words, dry_run)
+            question = {"who": by, "why": why, "words": words, "dry": dry_run}
+            question |= {"earlier": audited, "done": report.done}
+            audited, results = _apply(client, settings, chunk, question)
             for each, outcome in zip(chunk, (_OUTCOMES[result] for result in results), strict=True):
                 report.add(f"{each.state}: {each.last_status}", outcome)
                 on_item(each, outcome)
@@ -218,26 +220,14 @@ def redrive_deliveries(
 
 
 def _apply(
-    client: Redis,
-    settings: Settings,
-    chunk: Sequence[DeadDelivery],
-    by: str,
-    why: str,
-    words: str,
-    dry_run: bool,
-) -> list[int]:
-    question: dict[str, Any] = {
-        "who": by,
-        "why": why,
-        "words": words,
-        "dry": dry_run,
-        "before": DEAD,
-        "after": DeliveryState.PENDING,
-        "clear": ("ended_at", *LEASE_FIELDS),
-    }
+    client: Redis, settings: Settings, chunk: Sequence[DeadDelivery], question: Mapping[str, Any]
+) -> tuple[str, list[int]]:
+    """Redrive a chunk; give the command's audit entry and each one's result."""
+    states = {"before": DEAD, "after": DeliveryState.PENDING, "clear": ("ended_at", *LEASE_FIELDS)}
+    asked = to_json({**question, **states})
     prefix = Keys.of(settings.redis.namespace).prefix
     with translated(settings.redis.url):
-        reply: list[int] = run(
-            client, "redrive_deliveries", prefix, to_json(question), *(each.event_id for each in chunk)
+        audited, *results = run(
+            client, "redrive_deliveries", prefix, asked, *(each.event_id for each in chunk)
         )
-    return reply
+    return audited.decode(), results

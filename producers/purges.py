@@ -47,6 +47,7 @@ SAID: Final[Mapping[str, str]] = {
 _RESULTS: Final = {1: "purged", -1: "missing", 2: "not_ended", 3: "open", 4: "held", 5: "delivering"}
 _PURGED: Final = 1
 _PARALLEL: Final = 8
+_SCRIPT_JOBS: Final = 100  # others wait for the state server meanwhile
 
 
 @dataclass(slots=True)
@@ -108,10 +109,13 @@ class _Purge:
     by: str
     why: str
     report: PurgeReport
+    audited: str = ""  # the command's entry so far, of `done` jobs
+    done: int = 0
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
         for chunk in self.walk.chunks():
-            yield from self._purge(chunk)
+            for at in range(0, len(chunk), _SCRIPT_JOBS):
+                yield from self._purge(chunk[at : at + _SCRIPT_JOBS])
         for job_id in self.walk.missing:
             yield job_id, "missing"
 
@@ -141,12 +145,16 @@ class _Purge:
             "dry": dry,
             "ends": sorted(TERMINAL),
             "open": DeliveryState.PENDING,
+            "earlier": self.audited,
+            "done": self.done,
         }
         with translated(self.settings.redis.url):
-            reply = run(
+            audited, *results = run(
                 self.client, "purge_jobs", self._keys.prefix, to_json(question), *(job.id for job in jobs)
             )
-        return [_RESULTS[result] for result in reply]
+        self.audited = audited.decode()
+        self.done += 0 if dry else results.count(_PURGED)
+        return [_RESULTS[result] for result in results]
 
     def _objects(self, jobs: Sequence[Picked]) -> set[str]:
         """Delete what is stored of the jobs (a dry run counts it); give the jobs of which something stays."""

@@ -12,7 +12,7 @@ from producers.freezes import check_why
 from producers.hints import Hinter
 from producers.selection import Walk, connected
 from shared.jobs.lifecycle import JobState
-from shared.jobs.redrive import REDRIVE_FIELDS, RESULTS, judge, plan_redrive
+from shared.jobs.redrive import GUARDED, REDRIVE_FIELDS, RESULTS, judge, plan_redrive
 from shared.jobs.transition import context_json
 from shared.money.caps import reject_caps
 from shared.redis.client import translated
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 _DONE: Final = 1
+_SCRIPT_JOBS: Final = 100  # about 20 ms of the state server's: others wait meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,16 @@ class _Chunks:
     why: str
     pay_again: bool
     dry_run: bool
+    audited: str = ""  # the command's entry so far, of so many jobs and so much money
+    done: int = 0
+    again: int = 0
+    micros: int = 0
 
     def items(self, models: set[str]) -> Iterator[Redriven]:
         """Redrive all chunks, and give what became of each job; `models` gets those that jobs are of."""
         for chunk in self.walk.chunks():
-            yield from self._redrive(chunk)
+            for at in range(0, len(chunk), _SCRIPT_JOBS):
+                yield from self._redrive(chunk[at : at + _SCRIPT_JOBS])
             models.update(job.fields["model"] for job in chunk)
         for job_id in self.walk.missing:
             yield Redriven(job_id, "", "missing")
@@ -154,9 +160,20 @@ class _Chunks:
         ]
         prefix = Keys.of(self.settings.redis.namespace).prefix
         context = self._context({job.fields["tenant"] for job, _ in pairs})
+        results: list[int]
         with translated(self.settings.redis.url):
-            reply: list[int] = run(self.client, "redrive_jobs", prefix, context, to_json(plans))
-        return reply
+            audited, *results = run(self.client, "redrive_jobs", prefix, context, to_json(plans))
+        self._note(
+            audited.decode(), [v for (_, v), result in zip(pairs, results, strict=True) if result == _DONE]
+        )
+        return results
+
+    def _note(self, audited: str, done: Sequence[Verdict]) -> None:
+        """Keep what the command's one audit entry is to say after the next call."""
+        self.audited = audited
+        self.done += len(done)
+        self.again += sum(verdict.pays_again for verdict in done)
+        self.micros += sum(verdict.again_micros for verdict in done)
 
     def _context(self, tenants: set[str]) -> bytes:
         limits = self.settings.limits
@@ -165,6 +182,11 @@ class _Chunks:
             "why": self.why,
             "words": self.walk.selection.words(),
             "dry": self.dry_run,
+            "earlier": self.audited,
+            "done": self.done,
+            "again": self.again,
+            "micros": self.micros,
+            "guarded": GUARDED,
             "max_backlog": limits.backlog,
             "max_tenant_backlog": limits.backlog_per_tenant,
             "caps": {tenant: reject_caps(self.settings.caps, tenant) for tenant in sorted(tenants)},

@@ -43,7 +43,7 @@ SAID: Final[Mapping[str, str]] = {
     "not_failed": "only a failed job can be redriven",
     "unknown": "its outcome is unknown: use `darkroom unknown resolve`, `resubmit` or `release`",
     "open": "its bill is still open: wait, or use `darkroom unknown resolve` or `release`",
-    "in_flight": "its POST may still be in flight: try again in two minutes",
+    "in_flight": "its POST may still be in flight: try again in a few minutes",
     "pay_again": "it was or may have been paid: add --pay-again to pay for it again",
     # what the state server says
     "changed": "it changed meanwhile",

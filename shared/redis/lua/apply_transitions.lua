@@ -39,5 +39,7 @@ for at, t in ipairs(cjson.decode(ARGV[4])) do
 end
 write_tally()
 batch_check_touched()
-if CTX.audit and applied > 0 then audit_note(CTX.audit.who, CTX.audit.what, CTX.audit.on, CTX.audit.why, applied) end
+if CTX.audit and applied > 0 then
+  audit_note(CTX.audit.who, CTX.audit.what, CTX.audit.on, CTX.audit.why, nil, applied)
+end
 return results

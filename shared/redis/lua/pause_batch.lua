@@ -40,5 +40,5 @@ else
     if each:sub(1, 6) == "aside:" then put_back(each:sub(7)) end
   end
 end
-audit_note(ARGV[6], pause and "pause" or "resume", "batch " .. name .. " of " .. tenant, ARGV[7], waiting)
+audit_note(ARGV[6], pause and "pause" or "resume", "batch " .. name .. " of " .. tenant, ARGV[7], nil, waiting)
 return { 1, waiting }

@@ -42,6 +42,6 @@ for at = 9, #ARGV do
   if results[#results] == 1 then changed = changed + 1 end
 end
 if changed > 0 and ARGV[6] ~= "1" then
-  audit_note(who, pause and "pause" or "resume", ARGV[8], why, changed)
+  audit_note(who, pause and "pause" or "resume", ARGV[8], why, nil, changed)
 end
 return results

@@ -29,5 +29,5 @@ else
     end
   end
 end
-audit_note(ARGV[5], pause and "pause" or "resume", "tenant " .. tenant, ARGV[6], waiting)
+audit_note(ARGV[5], pause and "pause" or "resume", "tenant " .. tenant, ARGV[6], nil, waiting)
 return { 1, waiting }

@@ -2,9 +2,9 @@
 -- Deletes all that is kept of jobs that have ended, before their time, and notes who did it. The ledger, the counts and
 -- what was stored stay. Atomic because a job must be gone whole, or not at all.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {who, why, words, dry true|false, ends: [states], open: state of a delivery
---   that goes on}, then job ids
--- Returns per job: 1 gone (dry: would be) | -1 no such job | 2 it has not ended | 3 its bill is open | 4 money is held
---   | 5 an event of it is still being delivered
+--   that goes on, earlier: audit entry of the command's last call or "", done: by its calls so far}, then job ids
+-- Returns the audit entry, then per job: 1 gone (dry: would be) | -1 no such job | 2 it has not ended | 3 its bill is
+--   open | 4 money is held | 5 an event of it is still being delivered
 --!include keys
 --!include clock
 --!include audit
@@ -37,7 +37,7 @@ local function free_key(id, job)
   if owner and owner:sub(1, #id + 1) == id .. ":" then redis.call("DEL", key) end
 end
 
-local results, done = {}, 0
+local results, done = { A.earlier }, A.done
 for at = 4, #ARGV do
   local id, job = ARGV[at], {}
   local names = { "state", "accounting", "hold", "events", "tenant", "idempotency" }
@@ -52,5 +52,5 @@ for at = 4, #ARGV do
   end
   results[#results + 1] = result
 end
-if done > 0 then audit_note(A.who, "purge", done .. " jobs: " .. A.words, A.why) end
+if done > A.done then results[1] = audit_note(A.who, "purge", done .. " jobs: " .. A.words, A.why, A.earlier) end
 return results

@@ -2,8 +2,9 @@
 -- Makes deliveries pending again that had ended without an acknowledgement, under the same ids, and notes who did it.
 -- Atomic because state, due time and retention must agree, and an audit belongs to what was done.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {who, why, words, dry true|false, before: [states], after: state,
---   clear: [fields]}, then event ids
--- Returns per id: 1 done (dry: would be) | 0 in another state | -1 no such delivery | 2 its job or batch is gone
+--   clear: [fields], earlier: audit entry of the command's last call or "", done: by its calls so far}, then event ids
+-- Returns the audit entry, then per id: 1 done (dry: would be) | 0 in another state | -1 no such delivery | 2 its job
+--   or batch is gone
 --!include keys
 --!include clock
 --!include audit
@@ -19,7 +20,7 @@ local function refusal(key)
   return redis.call("EXISTS", subject) == 0 and 2 or nil
 end
 
-local results, done = {}, 0
+local results, done = { A.earlier }, A.done
 for at = 4, #ARGV do
   local id, key = ARGV[at], K.record("d", ARGV[at])
   local result = refusal(key) or 1
@@ -34,5 +35,7 @@ for at = 4, #ARGV do
   end
   results[#results + 1] = result
 end
-if done > 0 then audit_note(A.who, "redrive", done .. " deliveries: " .. A.words, A.why) end
+if done > A.done then
+  results[1] = audit_note(A.who, "redrive", done .. " deliveries: " .. A.words, A.why, A.earlier)
+end
 return results

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Puts jobs back that had ended, each whole or not at all, each with its own result, and notes who did it and why.
 -- Atomic because record, queue, counts, batch and retention must agree, and an audit belongs to what was done.
--- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua) with {who, why, words, dry true|false, and what
---   redrive_gate.lua needs}, 4 transitions: JSON array of {id, was: {field: value or ""} of the record, v: [variant],
---   again?: micros that may be paid a second time}; a variant is that of apply_transitions.lua
--- Returns per job: 1 done (dry: would be) | 0 it changed meanwhile | -1 no such job | 3 tenant backlog | 4 backlog
---   | 5 batch stopped | 6 over a cap | 7 its batch's record is gone
+-- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua) with {who, why, words, dry true|false, guarded:
+--   [fields], earlier: audit entry of the command's last call or "", done, again, micros: of its calls so far, and what
+--   redrive_gate.lua needs}, 4 transitions: JSON array of {id, was: {guarded field: value or ""}, v: [variant], again?:
+--   micros that may be paid a second time}; a variant is that of apply_transitions.lua
+-- Returns the audit entry, then per job: 1 done (dry: would be) | 0 it changed meanwhile | -1 no such job
+--   | 3 tenant backlog | 4 backlog | 5 batch stopped | 6 over a cap | 7 its batch's record is gone
 --!include keys
 --!include clock
 local CTX = cjson.decode(ARGV[3])
@@ -24,8 +25,8 @@ local CTX = cjson.decode(ARGV[3])
 
 local function refusal(t, job)
   if not job.state then return -1 end
-  for field, value in pairs(t.was) do
-    if (redis.call("HGET", K.record("j", t.id), field) or "") ~= value then return 0 end
+  for nr, value in ipairs(redis.call("HMGET", K.record("j", t.id), unpack(CTX.guarded))) do
+    if (value or "") ~= t.was[CTX.guarded[nr]] then return 0 end
   end
   if job.batch and redis.call("EXISTS", K.batch(job.tenant, job.batch)) == 0 then return 7 end
   return t.v[1].q and queue_refusal(job)
@@ -44,12 +45,12 @@ local function keep(t, job)
   if code ~= "" then count(K.batch(job.tenant, job.batch), "e:" .. code, -1) end
 end
 
-local results, done, again, micros = {}, 0, 0, 0
+local results, done, again, micros = { CTX.earlier }, CTX.done, CTX.again, CTX.micros
 for at, t in ipairs(cjson.decode(ARGV[4])) do
   t.k = "j"
   local job = read_record(t.k, t.id)
-  results[at] = refusal(t, job) or 1
-  if results[at] == 1 and not CTX.dry then
+  results[at + 1] = refusal(t, job) or 1
+  if results[at + 1] == 1 and not CTX.dry then
     apply(t, job, t.v[1])
     keep(t, job)
     done = done + 1
@@ -57,8 +58,8 @@ for at, t in ipairs(cjson.decode(ARGV[4])) do
   end
 end
 write_tally()
-if done > 0 then
+if done > CTX.done then
   local paid = again > 0 and string.format(", %d to be paid again (at most %.0f micros)", again, micros) or ""
-  audit_note(CTX.who, "redrive", done .. " jobs" .. paid .. ": " .. CTX.words, CTX.why)
+  results[1] = audit_note(CTX.who, "redrive", done .. " jobs" .. paid .. ": " .. CTX.words, CTX.why, CTX.earlier)
 end
 return results

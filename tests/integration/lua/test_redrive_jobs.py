@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from shared.jobs.lifecycle import JobState
-from shared.jobs.redrive import REDRIVE_FIELDS, Verdict, judge, plan_redrive
+from shared.jobs.redrive import GUARDED, REDRIVE_FIELDS, Verdict, judge, plan_redrive
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition, context_json
 from shared.money.ledger import verify
 from tests.integration.lua.conftest import LANE, MODEL, PRICE
@@ -44,11 +44,11 @@ def plans(state: State, *job_ids: str, pay_again: bool = False) -> list[dict[str
 def send(state: State, made: list[dict[str, Any]], **over: Any) -> list[int]:
     more: dict[str, Any] = {
         "who": "anna", "why": "repaired", "words": "batch b", "dry": False, "max_backlog": 100,
-        "max_tenant_backlog": 100, "caps": {},
+        "max_tenant_backlog": 100, "caps": {}, "earlier": "", "done": 0, "again": 0, "micros": 0, "guarded": GUARDED,
     }  # fmt: skip
     context = to_json(from_json(context_json(state.limits)) | more | over)
-    reply: list[int] = state.call("redrive_jobs", context, to_json(made))
-    return reply
+    results: list[int] = state.call("redrive_jobs", context, to_json(made))[1:]
+    return results
 
 
 def redrive(state: State, *job_ids: str, pay_again: bool = False, **over: Any) -> list[int]:
