@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from producers.audits import PAGE, AuditEntry, AuditFilter, next_page, parse_audit
 from producers.core import whoami
 from producers.freezes import Frozen, freeze_arguments
+from producers.looking import Looking
 from producers.pauses import (
     JobPause,
     Pause,
@@ -21,14 +22,13 @@ from producers.pauses import (
     scope_result,
     tenant_arguments,
 )
-from shared.jobs.enqueue import check_name
+from shared.jobs.names import check_name
 from shared.redis.scripts import run, run_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
 
-    from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
     from producers.core import Core
@@ -38,17 +38,11 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 
-class Operating:
+class Operating(Looking):
     """The blocking edge, a part of `Darkroom`."""
 
-    settings: Settings
-    _client: Redis
-    _keys: Keys
     _core: Core
     _hints: Hinter
-
-    def _state(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
 
     def _call(self, script: str, arguments: Sequence[Argument]) -> Any:
         with self._state():
@@ -119,30 +113,6 @@ class Operating:
         results = [JobPause(each) for each in self._call("pause_jobs", arguments)]
         self._wake(paused, dry_run)
         return results
-
-    def pauses_of(self, tenant: str, batch: str | None = None) -> tuple[Pause, ...]:
-        """Read what holds jobs of a tenant (and batch): pauses of either. Lanes and single jobs say it themselves."""
-        fields = pause_fields(tenant, batch)
-        with self._state():
-            values: Any = self._client.hmget(self._keys.paused, fields)
-        return parse_pauses(dict(zip((field.encode() for field in fields), values, strict=True)))
-
-    def audit(
-        self,
-        limit: int = 1000,
-        *,
-        since_ms: int | None = None,
-        what: str | None = None,
-        by: str | None = None,
-    ) -> list[AuditEntry]:
-        """Read what people decided, newest first: since an instant (unix ms), of one kind, by one of them."""
-        wanted, found, end = AuditFilter(since_ms, what, by), list[AuditEntry](), "+"
-        while end and len(found) < limit:
-            with self._state():
-                rows: Any = self._client.xrevrange(self._keys.audit, end, wanted.start, count=PAGE)
-            found += filter(wanted.holds, parse_audit(rows))
-            end = next_page(rows)
-        return found[:limit]
 
 
 class AsyncOperating:

@@ -55,9 +55,11 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it, at `at_ms` of the state server. `due` counts entries of the stages' indexes.
+    """All of it, at `at_ms` of the state server.
 
-    `paused` has tenants and batches that somebody paused, `paused_jobs` counts single jobs; lanes say it themselves.
+    `losses`: stores that workers found emptied or replaced, and that nobody has looked into; `newer`: records of a later
+    version that workers left alone in the last minute. `paused` has tenants and batches that somebody paused,
+    `paused_jobs` counts single jobs; lanes say it themselves.
     """
 
     at_ms: int
@@ -69,6 +71,8 @@ class Overview:
     deliveries: int
     orphans: int
     frozen: Freeze | None
+    losses: int = 0
+    newer: int = 0
     paused: tuple[Pause, ...] = ()
     paused_jobs: int = 0
 
@@ -84,6 +88,8 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.zcard(keys.index("notify"))
     pipe.hlen(keys.orphans)
     pipe.hmget(keys.control, FREEZE_FIELDS)
+    pipe.hvals(keys.losses)
+    pipe.zcard(keys.index("newer"))
     pipe.hgetall(keys.paused)  # as many as people paused by hand
     pipe.zcard(keys.index(PAUSED))
     for account, model in lanes:
@@ -98,14 +104,15 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
 
 def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], settings: Settings) -> Overview:
     """Read the pipeline's replies."""
-    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, paused, jobs = replies[:10]
+    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, *more = replies[:12]
+    losses, newer, paused, paused_jobs = more
     now_ms = seconds * 1000 + micros // 1000
     alive_since = now_ms - settings.worker.lease_s * 1000
     return Overview(
         at_ms=now_ms,
         counts={state: max(0, int(found or 0)) for state, found in zip(JobState, counts, strict=True)},
         lanes=tuple(
-            _lane(f"{account}/{model}", replies[10 + 5 * at : 15 + 5 * at], settings)
+            _lane(f"{account}/{model}", replies[12 + 5 * at : 17 + 5 * at], settings)
             for at, (account, model) in enumerate(lanes)
         ),
         workers=tuple(name.decode() for name, seen_at in workers if seen_at >= alive_since),
@@ -114,8 +121,10 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         deliveries=notify,
         orphans=orphans,
         frozen=parse_freeze(freeze),
+        losses=losses.count(b"open"),
+        newer=newer,
         paused=parse_pauses(paused),
-        paused_jobs=jobs,
+        paused_jobs=paused_jobs,
     )
 
 

@@ -5,11 +5,10 @@ Apart from a block, which the provider causes. Each holds by itself: a job is su
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
-
-from pydantic_core import from_json
 
 from producers.cancels import which_jobs
 from producers.freezes import check_why
@@ -133,5 +132,5 @@ def parse_pauses(record: Mapping[bytes, bytes | None]) -> tuple[Pause, ...]:
 
 def _pause(field: str, value: bytes) -> Pause:
     _, tenant, *batch = field.split("|", 2)
-    told: Any = from_json(value)
+    told: Any = json.loads(value)
     return Pause(tenant, batch[0] if batch else None, told["by"], told["at"], told["why"])

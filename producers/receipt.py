@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self, overload
 
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.lifecycle import JobState
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producers.cli import one_line
-from producers.cli.terminal import JsonOption, console, moment, opened, plain, print_json
+from producers.cli.terminal import JsonOption, console, looking, moment, plain, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +37,7 @@ def audit(
     """
     from producers.reports.period import parse_period
 
-    with opened() as darkroom:
+    with looking() as darkroom:
         since_ms = parse_period(since, None, darkroom.now_ms).since_ms
         entries = darkroom.audit(limit, since_ms=since_ms, what=what, by=by)
     if as_json:

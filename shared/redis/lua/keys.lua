@@ -24,8 +24,11 @@ local K = {
   usage = P .. "usage",
   parked = P .. "parked",
   paused = P .. "paused",
+  opening = P .. "opening",
+  closed = P .. "closed",
   orphans = P .. "orphans",
   workers = P .. "workers",
   ended = P .. "ended",
   audit = P .. "audit",
+  losses = P .. "losses",
 }

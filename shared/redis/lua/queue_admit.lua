@@ -39,8 +39,13 @@ end
 -- The job to take now, or nil; a suspect (its last holder died) runs alone, others wait for the next call.
 local function admissible(id, rank, taken)
   local r = redis.call("HMGET", K.record("j", id), "state", "suspect", "deadline_at", "tenant", "batch", "n", "est",
-    "currency", "paused_at")
+    "currency", "paused_at", "v")
   if r[1] ~= A.before then return nil end
+  if is_newer(r[10]) then
+    leave_alone(K.index("later:" .. A.model), id)
+    soonest(1000)
+    return nil
+  end
   if r[3] and tonumber(r[3]) <= NOW then -- the sweep fails it as expired
     redis.call("ZADD", K.index("expiring"), r[3], id)
     return nil

@@ -47,7 +47,7 @@ end
 -- tenants are looked at: what is left comes with the next call, at once.
 local function take_fresh(want)
   local taken, stop, looks = 0, nil, 0
-  while taken < want and (not stop or stop == "tenant") and looks < 4 * A.k do
+  while taken < want and (not stop or stop == "tenant") and looks < 4 * A.k and left_alone < A.k do
     local ready = redis.call("ZRANGE", K.ready(A.model), 0, 1, "WITHSCORES")
     local tenant, before = ready[1], taken
     if not tenant then break end

@@ -16,8 +16,9 @@ CALLS = {
     "aside('a', 'b', 'c')": "aside",
     "ready('a')": "ready", "lane('a')": "lane", "index('a')": "index", "slots('a')": "slots",
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
-    "balances": "balances", "usage": "usage", "parked": "parked", "paused": "paused", "orphans": "orphans", "workers": "workers", "ended": "ended",
-    "audit": "audit",
+    "balances": "balances", "usage": "usage", "parked": "parked", "paused": "paused",
+    "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
+    "audit": "audit", "losses": "losses",
 }  # fmt: skip
 
 

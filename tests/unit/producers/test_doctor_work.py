@@ -8,7 +8,7 @@ from producers.pauses import Pause
 
 
 def overview(*paused: Pause, jobs: int = 0) -> Overview:
-    return Overview(1000, {"queued": 1}, (), ("w1",), 0, 0, 0, 0, None, paused, jobs)
+    return Overview(1000, {"queued": 1}, (), ("w1",), 0, 0, 0, 0, None, paused=paused, paused_jobs=jobs)
 
 
 def told(seen: Overview) -> list[str]:

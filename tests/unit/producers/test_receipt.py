@@ -10,7 +10,8 @@ from producers.cancels import cancel_outcome
 from producers.cli.status import batch_facts
 from producers.receipt import BatchReceipt, BatchStatus, Dispositions, ItemReceipt
 from shared.errors import Issue
-from shared.jobs.enqueue import Disposition, new_job_ids
+from shared.jobs.disposition import Disposition
+from shared.jobs.enqueue import new_job_ids
 from shared.jobs.job import Job
 from shared.jobs.lifecycle import JobState
 
