@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from producers.aio import AsyncDarkroom
     from producers.audits import AuditEntry
+    from producers.cancels import Cancelled, CancelOutcome, CancelResult
     from producers.client import Darkroom
     from producers.freezes import Freeze, Frozen
     from producers.overview import LaneStatus, Overview
+    from producers.pauses import JobPause, Pause, PauseResult
     from producers.receipt import (
         BatchReceipt,
         BatchStatus,
-        CancelOutcome,
-        CancelResult,
         Dispositions,
         ItemReceipt,
         Receipt,
@@ -66,12 +66,16 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
     "BatchStatus",
     "CancelOutcome",
     "CancelResult",
+    "Cancelled",
     "Freeze",
     "Frozen",
     "Job",
+    "JobPause",
     "JobState",
     "LaneStatus",
     "Overview",
+    "Pause",
+    "PauseResult",
     "TimelineEntry",
     # settings
     "Settings",
@@ -95,14 +99,14 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
 _HOMES: Final = {
     "producers.aio": ("AsyncDarkroom",),
     "producers.audits": ("AuditEntry",),
+    "producers.cancels": ("CancelOutcome", "CancelResult", "Cancelled"),
     "producers.client": ("Darkroom",),
     "producers.freezes": ("Freeze", "Frozen"),
     "producers.overview": ("LaneStatus", "Overview"),
+    "producers.pauses": ("JobPause", "Pause", "PauseResult"),
     "producers.receipt": (
         "BatchReceipt",
         "BatchStatus",
-        "CancelOutcome",
-        "CancelResult",
         "Dispositions",
         "ItemReceipt",
         "Receipt",

@@ -8,21 +8,20 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
-from producers.audits import AuditEntry, parse_audit
 from producers.bulk import Bulk
+from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, which_jobs
 from producers.core import (
     Core,
     check_applied,
     check_generation_id,
+    decision,
     needs_clock,
-    whoami,
 )
-from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import AsyncLink, AsyncSender
+from producers.operating import AsyncOperating
 from producers.overview import Overview, parse_overview, queue_overview
-from producers.pauses import pause_arguments
-from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
+from producers.receipt import BatchReceipt, BatchStatus, ItemReceipt, Receipt
 from producers.waiters import AsyncWaiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
@@ -42,14 +41,14 @@ if TYPE_CHECKING:
     from producers.client import Item, JobIds, Request
     from shared.jobs.data_uri import DataUri
     from shared.jobs.job import Job
-    from shared.jobs.transition import Transition
+    from shared.jobs.transition import AuditNote, Transition
     from shared.money.caps import BatchCaps
     from shared.orders import JobDefaults, JobOptions
     from shared.settings import Settings
     from shared.storage import ObjectStore
 
 
-class AsyncDarkroom:
+class AsyncDarkroom(AsyncOperating):
     """Enqueues jobs and asks after them; belongs to the event loop that first uses it. See `Darkroom`."""
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
@@ -172,7 +171,8 @@ class AsyncDarkroom:
             record = await client.hgetall(self._keys.batch(owner, name))
         if not record:
             raise BatchNotFound(name)
-        return BatchStatus.parse(name, owner, self.settings.currency, record)
+        pauses = await self.pauses_of(owner, name)
+        return BatchStatus.parse(name, owner, self.settings.currency, record, pauses)
 
     async def wait_batch(
         self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5
@@ -215,24 +215,35 @@ class AsyncDarkroom:
         before = await self._change(job_id, partial(plan_cancel, by=by or "owner"))
         return CancelResult(cancel_outcome(before), await self.get(job_id))
 
-    async def resolve(self, job_id: str, generation_id: str, *, by: str | None = None) -> Job:
+    async def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.resolve."""
-        found = check_generation_id(generation_id)
-        await self._change(job_id, lambda job: plan_resolve(job, found, by=by or whoami()), found)
+        found, note = check_generation_id(generation_id), decision("resolve", which_jobs([job_id]), by, why)
+        await self._change(job_id, partial(plan_resolve, generation_id=found, by=note.who), found, note)
         return await self.get(job_id)
 
-    async def resubmit(self, job_id: str, *, by: str | None = None) -> Job:
+    async def resubmit(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.resubmit."""
         now_ms, wait_ms = await self.now_ms(), self._core.resubmit_wait_ms
-        plan = partial(plan_resubmit, by=by or whoami(), now_ms=now_ms, wait_ms=wait_ms)
-        before = await self._change(job_id, plan)
+        note = decision("resubmit", which_jobs([job_id]), by, why)
+        plan = partial(plan_resubmit, by=note.who, now_ms=now_ms, wait_ms=wait_ms)
+        before = await self._change(job_id, plan, note=note)
         self._hints.hint(self._core.lanes(before.model))
         return await self.get(job_id)
 
-    async def release(self, job_id: str, *, by: str | None = None) -> Job:
+    async def release(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """As Darkroom.release."""
-        await self._change(job_id, partial(plan_release, by=by or whoami()))
+        note = decision("release", which_jobs([job_id]), by, why)
+        await self._change(job_id, partial(plan_release, by=note.who), note=note)
         return await self.get(job_id)
+
+    async def cancel_many(
+        self, job_ids: Sequence[str], *, by: str | None = None, why: str = "", words: str = ""
+    ) -> list[Cancelled]:
+        """As Darkroom.cancel_many."""
+        note = decision("cancel", which_jobs(job_ids, words), by, why)
+        async with self._state():
+            changed = await self._jobs.change_many(job_ids, partial(plan_cancel, by=note.who), note)
+        return cancelled(job_ids, changed)
 
     async def seal(self, name: str, tenant: str | None = None) -> bool:
         """As Darkroom.seal."""
@@ -242,41 +253,20 @@ class AsyncDarkroom:
             raise BatchNotFound(name)
         return bool(done)
 
-    async def freeze(self, what: Frozen | None, *, by: str | None = None, why: str = "") -> Frozen | None:
-        """As Darkroom.freeze."""
-        arguments = freeze_arguments(what, by or whoami(), why)
-        async with self._state():
-            reply = await run_async(self._client, "freeze", self._keys.prefix, *arguments)
-        return Frozen(reply.decode()) if reply else None
-
-    async def pause(
-        self, lane: str, paused: bool = True, *, by: str | None = None, why: str = "", dry_run: bool = False
-    ) -> bool:
-        """As Darkroom.pause."""
-        arguments = pause_arguments(self.settings, lane, paused, by or whoami(), why, dry_run)
-        async with self._state():
-            changed = bool(await run_async(self._client, "pause_lane", self._keys.prefix, *arguments))
-        if changed and not paused and not dry_run:
-            self._hints.hint([lane])
-        return changed
-
-    async def audit(self, limit: int = 1000) -> list[AuditEntry]:
-        """As Darkroom.audit."""
-        client: Any = self._client
-        async with self._state():
-            rows = await client.xrevrange(self._keys.audit, count=limit)
-        return parse_audit(rows)
-
     async def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")
         async with self._state():
             return int(await run_async(self._client, "close_batch", self._keys.prefix, *arguments))
 
     async def _change(
-        self, job_id: str, plan: Callable[[Job], Transition | None], generation_id: str = ""
+        self,
+        job_id: str,
+        plan: Callable[[Job], Transition | None],
+        generation_id: str = "",
+        note: AuditNote | None = None,
     ) -> Job:
         async with self._state():
-            before, applied = await self._jobs.change(job_id, plan)
+            before, applied = await self._jobs.change(job_id, plan, note)
         check_applied(job_id, applied, generation_id)
         return before
 

@@ -9,18 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from producers.bulk import Bulk
+from producers.cancels import Cancelled, CancelResult, cancel_outcome, cancelled, which_jobs
 from producers.core import (
     Core,
     check_applied,
     check_generation_id,
-    whoami,
+    decision,
 )
-from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import Link, Sender
-from producers.looking import Looking
-from producers.pauses import pause_arguments
-from producers.receipt import BatchReceipt, CancelResult, ItemReceipt, Receipt, cancel_outcome
+from producers.operating import Operating
+from producers.receipt import BatchReceipt, ItemReceipt, Receipt
 from producers.waiters import Waiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
@@ -32,12 +31,12 @@ from shared.redis.scripts import run
 from shared.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from shared.jobs.data_uri import DataUri
     from shared.jobs.job import Job
     from shared.jobs.request import GenerationRequest
-    from shared.jobs.transition import Transition
+    from shared.jobs.transition import AuditNote, Transition
     from shared.money.caps import BatchCaps
     from shared.orders import JobDefaults, JobOptions, Order
     from shared.settings import Settings
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     JobIds = list[str] | tuple[str, ...]
 
 
-class Darkroom(Looking):
+class Darkroom(Operating):
     """Enqueues jobs and asks after them.
 
     `settings` (or overrides of what environment and darkroom.toml say) name the state server. Nothing connects
@@ -205,24 +204,38 @@ class Darkroom(Looking):
         before = self._change(job_id, partial(plan_cancel, by=by or "owner"))
         return CancelResult(cancel_outcome(before), self.get(job_id))
 
-    def resolve(self, job_id: str, generation_id: str, *, by: str | None = None) -> Job:
+    def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Attach the provider's generation to a job whose submit had an unknown outcome. Raises TransitionRefused."""
-        found = check_generation_id(generation_id)
-        self._change(job_id, lambda job: plan_resolve(job, found, by=by or whoami()), found)
+        found, note = check_generation_id(generation_id), decision("resolve", which_jobs([job_id]), by, why)
+        self._change(job_id, partial(plan_resolve, generation_id=found, by=note.who), found, note)
         return self.get(job_id)
 
-    def resubmit(self, job_id: str, *, by: str | None = None) -> Job:
+    def resubmit(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Queue an unknown job again: a second charge is possible. Refused while its POST may be in flight."""
         now_ms, wait_ms = self.now_ms(), self._core.resubmit_wait_ms
-        plan = partial(plan_resubmit, by=by or whoami(), now_ms=now_ms, wait_ms=wait_ms)
-        before = self._change(job_id, plan)
+        note = decision("resubmit", which_jobs([job_id]), by, why)
+        plan = partial(plan_resubmit, by=note.who, now_ms=now_ms, wait_ms=wait_ms)
+        before = self._change(job_id, plan, note=note)
         self._hints.hint(self._core.lanes(before.model))
         return self.get(job_id)
 
-    def release(self, job_id: str, *, by: str | None = None) -> Job:
+    def release(self, job_id: str, *, by: str | None = None, why: str = "") -> Job:
         """Give an unknown job up: it fails, and its money is free again. Raises TransitionRefused."""
-        self._change(job_id, partial(plan_release, by=by or whoami()))
+        note = decision("release", which_jobs([job_id]), by, why)
+        self._change(job_id, partial(plan_release, by=note.who), note=note)
         return self.get(job_id)
+
+    def cancel_many(
+        self, job_ids: Sequence[str], *, by: str | None = None, why: str = "", words: str = ""
+    ) -> list[Cancelled]:
+        """Cancel jobs as an operator, a few hundred at a time, and note it in the audit: who, how many, which and why.
+
+        Each job has its own outcome; one with an unknown outcome is refused, as by `cancel`.
+        """
+        note = decision("cancel", which_jobs(job_ids, words), by, why)
+        with self._state():
+            changed = self._jobs.change_many(job_ids, partial(plan_cancel, by=note.who), note)
+        return cancelled(job_ids, changed)
 
     def seal(self, name: str, tenant: str | None = None) -> bool:
         """Close a batch to further jobs; False if it was sealed already. Raises BatchNotFound."""
@@ -232,33 +245,21 @@ class Darkroom(Looking):
             raise BatchNotFound(name)
         return bool(done)
 
-    def freeze(self, what: Frozen | None, *, by: str | None = None, why: str = "") -> Frozen | None:
-        """Stop spending or everything for all workers; None lets them go on. Give what was frozen before."""
-        arguments = freeze_arguments(what, by or whoami(), why)
-        with self._state():
-            before = run(self._client, "freeze", self._keys.prefix, *arguments).decode()
-        return Frozen(before) if before else None
-
-    def pause(
-        self, lane: str, paused: bool = True, *, by: str | None = None, why: str = "", dry_run: bool = False
-    ) -> bool:
-        """Pause a lane's submits, or let them go on (`paused=False`). False if it is so already."""
-        arguments = pause_arguments(self.settings, lane, paused, by or whoami(), why, dry_run)
-        with self._state():
-            changed = bool(run(self._client, "pause_lane", self._keys.prefix, *arguments))
-        if changed and not paused and not dry_run:
-            self._hints.hint([lane])
-        return changed
-
     def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")
         with self._state():
             return int(run(self._client, "close_batch", self._keys.prefix, *arguments))
 
-    def _change(self, job_id: str, plan: Callable[[Job], Transition | None], generation_id: str = "") -> Job:
+    def _change(
+        self,
+        job_id: str,
+        plan: Callable[[Job], Transition | None],
+        generation_id: str = "",
+        note: AuditNote | None = None,
+    ) -> Job:
         """Apply a plan; give the job as it was before."""
         with self._state():
-            before, applied = self._jobs.change(job_id, plan)
+            before, applied = self._jobs.change(job_id, plan, note)
         check_applied(job_id, applied, generation_id)
         return before
 

@@ -7,10 +7,11 @@ import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from producers.freezes import check_why
 from producers.receipt import Receipt
 from shared.errors import InvalidRequest, Issue, JobNotFound, TransitionRefused
 from shared.jobs.disposition import Disposition
-from shared.jobs.transition import Applied
+from shared.jobs.transition import Applied, AuditNote
 from shared.orders import Orders
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ def check_applied(job_id: str, applied: Applied | None, generation_id: str = "")
             )
         case _:
             return
+
+
+def decision(what: str, which: str, by: str | None, why: str) -> AuditNote:
+    """Give what the audit keeps of a decision on jobs. Raises InvalidRequest for a long reason."""
+    check_why(why)
+    return AuditNote(by or whoami(), what, which, why)
 
 
 def whoami() -> str:

@@ -7,6 +7,7 @@ left out for that is itself a metric (`darkroom_exporter_left_out`).
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from redis.exceptions import RedisError
 
 from producers import store_metrics as m
 from producers.store_caps import CapRow, cap_rows
+from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
 from shared.money.entry import entry_order
 from shared.redis.keys import Keys
@@ -138,7 +140,14 @@ class Scrape:
             self._balances = reply
             self._set(m.LEFT_OUT, reply if reply > MOST_BALANCES else 0, "balances")
 
+        def paused(reply: Sequence[bytes]) -> None:
+            self._set(m.PAUSED_BY_HAND, sum(name.startswith(b"t|") for name in reply), "tenants")
+            self._set(m.PAUSED_BY_HAND, sum(name.startswith(b"b|") for name in reply), "batches")
+
         asked.ask("hmget", keys.counts, [f"*|{state}" for state in JobState], then=counts)
+        asked.ask("hkeys", keys.paused, then=paused)
+        jobs = keys.index(PAUSED)
+        asked.ask("zcard", jobs, then=lambda reply: self._set(m.PAUSED_BY_HAND, reply, "jobs"))
         asked.ask("zrange", keys.workers, 0, -1, withscores=True, then=workers)
         asked.ask("zcard", keys.index("unknown"), then=lambda reply: self._set(m.UNKNOWN, reply))
         asked.ask("hlen", keys.orphans, then=lambda reply: self._set(m.ORPHANS, reply))
@@ -196,8 +205,14 @@ class Scrape:
             self._tenants[model] += [tenant.decode() for tenant in reply[:room]]
 
         asked.ask("zrange", keys.ready(model), 0, MOST_TENANTS - 1, then=tenants)
+
+        def parked_tenants(reply: Sequence[tuple[bytes, float]]) -> None:
+            tenants(
+                [tenant for tenant, until_ms in reply if until_ms != math.inf]
+            )  # paused: until somebody resumes
+
         parked = keys.index(f"parked:{model}")
-        asked.ask("zrange", parked, 0, MOST_TENANTS - 1, then=tenants)
+        asked.ask("zrange", parked, 0, MOST_TENANTS - 1, withscores=True, then=parked_tenants)
         asked.ask("zcard", parked, then=lambda reply: self._set(m.PARKED, reply, model))
 
     def _ask_server(self, asked: Asked) -> None:

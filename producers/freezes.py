@@ -32,10 +32,12 @@ class Freeze:
     why: str
 
 
-def freeze_arguments(what: Frozen | None, by: str, why: str) -> tuple[str, str, str]:
+def freeze_arguments(
+    what: Frozen | None, by: str, why: str, dry_run: bool = False
+) -> tuple[str, str, str, int]:
     """Give the arguments of freeze.lua; None goes on. Raises InvalidRequest."""
     check_why(why)
-    return (what.value if what else "", by, why)
+    return (what.value if what else "", by, why, int(dry_run))
 
 
 def check_why(why: str) -> None:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from producers.audits import AuditEntry, parse_audit
+from producers.audits import PAGE, AuditEntry, AuditFilter, next_page, parse_audit
 from producers.overview import Overview, parse_overview, queue_overview
+from producers.pauses import Pause, parse_pauses, pause_fields
 from producers.receipt import BatchStatus
 from producers.server_check import ServerCheck
 from shared.errors import BatchNotFound
@@ -67,7 +68,7 @@ class Looking:
             record: Any = self._client.hgetall(self._keys.batch(owner, name))
         if not record:
             raise BatchNotFound(name)
-        return BatchStatus.parse(name, owner, self.settings.currency, record)
+        return BatchStatus.parse(name, owner, self.settings.currency, record, self.pauses_of(owner, name))
 
     def wait_batch(
         self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5
@@ -95,11 +96,29 @@ class Looking:
             jobs = self._jobs.read([member.decode() for member in members])
         return [job for job in jobs if job is not None]
 
-    def audit(self, limit: int = 1000) -> list[AuditEntry]:
-        """Read who froze and paused what, newest first."""
+    def pauses_of(self, tenant: str, batch: str | None = None) -> tuple[Pause, ...]:
+        """Read what holds jobs of a tenant (and batch): pauses of either. Lanes and single jobs say it themselves."""
+        fields = pause_fields(tenant, batch)
         with self._state():
-            rows: Any = self._client.xrevrange(self._keys.audit, count=limit)
-        return parse_audit(rows)
+            values: Any = self._client.hmget(self._keys.paused, fields)
+        return parse_pauses(dict(zip((field.encode() for field in fields), values, strict=True)))
+
+    def audit(
+        self,
+        limit: int = 1000,
+        *,
+        since_ms: int | None = None,
+        what: str | None = None,
+        by: str | None = None,
+    ) -> list[AuditEntry]:
+        """Read what people decided, newest first: since an instant (unix ms), of one kind, by one of them."""
+        wanted, found, end = AuditFilter(since_ms, what, by), list[AuditEntry](), "+"
+        while end and len(found) < limit:
+            with self._state():
+                rows: Any = self._client.xrevrange(self._keys.audit, end, wanted.start, count=PAGE)
+            found += filter(wanted.holds, parse_audit(rows))
+            end = next_page(rows)
+        return found[:limit]
 
     def now_ms(self) -> int:
         """Ask the state server for its time (unix ms)."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from producers.freezes import FIELDS as FREEZE_FIELDS
 from producers.freezes import Freeze, parse_freeze
+from producers.pauses import Pause, parse_pauses
+from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class Overview:
     """All of it, at `at_ms` of the state server.
 
     `losses`: stores that workers found emptied or replaced, and that nobody has looked into; `newer`: records of a later
-    version that workers left alone in the last minute.
+    version that workers left alone in the last minute. `paused` has tenants and batches that somebody paused,
+    `paused_jobs` counts single jobs; lanes say it themselves.
     """
 
     at_ms: int
@@ -70,6 +73,8 @@ class Overview:
     frozen: Freeze | None
     losses: int = 0
     newer: int = 0
+    paused: tuple[Pause, ...] = ()
+    paused_jobs: int = 0
 
 
 def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str, str]]:
@@ -85,6 +90,8 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.hmget(keys.control, FREEZE_FIELDS)
     pipe.hvals(keys.losses)
     pipe.zcard(keys.index("newer"))
+    pipe.hgetall(keys.paused)  # as many as people paused by hand
+    pipe.zcard(keys.index(PAUSED))
     for account, model in lanes:
         lane = f"{account}/{model}"
         pipe.hgetall(keys.lane(lane))
@@ -97,16 +104,15 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
 
 def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], settings: Settings) -> Overview:
     """Read the pipeline's replies."""
-    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, losses, newer = replies[
-        :10
-    ]
+    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, *more = replies[:12]
+    losses, newer, paused, paused_jobs = more
     now_ms = seconds * 1000 + micros // 1000
     alive_since = now_ms - settings.worker.lease_s * 1000
     return Overview(
         at_ms=now_ms,
         counts={state: max(0, int(found or 0)) for state, found in zip(JobState, counts, strict=True)},
         lanes=tuple(
-            _lane(f"{account}/{model}", replies[10 + 5 * at : 15 + 5 * at], settings)
+            _lane(f"{account}/{model}", replies[12 + 5 * at : 17 + 5 * at], settings)
             for at, (account, model) in enumerate(lanes)
         ),
         workers=tuple(name.decode() for name, seen_at in workers if seen_at >= alive_since),
@@ -117,6 +123,8 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         frozen=parse_freeze(freeze),
         losses=losses.count(b"open"),
         newer=newer,
+        paused=parse_pauses(paused),
+        paused_jobs=paused_jobs,
     )
 
 

@@ -1,10 +1,9 @@
-"""What producers get back: receipts of enqueues, the result of a cancel, the state of a batch."""
+"""What producers get back: receipts of enqueues, the state of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self, overload
 
 from shared.jobs.disposition import Disposition
@@ -13,8 +12,8 @@ from shared.jobs.lifecycle import JobState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from producers.pauses import Pause
     from shared.errors import Issue
-    from shared.jobs.job import Job
 
 ID_CHARS: Final = 30
 _NO_ID: Final = "-" * ID_CHARS
@@ -124,43 +123,12 @@ class BatchReceipt:
         return (item for item in self.items if item.disposition is Disposition.REJECTED)
 
 
-class CancelOutcome(StrEnum):
-    """What a cancel costs."""
-
-    FREE = "free"
-    BILLED_LATER = "billed_later"
-    BILLED = "billed"
-    ALREADY_ENDED = "already_ended"
-
-
-@dataclass(frozen=True, slots=True)
-class CancelResult:
-    """`billed_later`: the submit had begun; the job is cancelled and settled when the provider is done with it."""
-
-    outcome: CancelOutcome
-    job: Job
-
-
-def cancel_outcome(before: Job) -> CancelOutcome:
-    """Say what cancelling the job as it was read costs."""
-    match before.state:
-        case JobState.QUEUED:
-            return CancelOutcome.FREE
-        case JobState.SUBMITTING:
-            return CancelOutcome.FREE if before.intent_id is None else CancelOutcome.BILLED_LATER
-        case JobState.GENERATING:
-            return CancelOutcome.BILLED_LATER
-        case JobState.STORING:
-            return CancelOutcome.BILLED
-        case _:
-            return CancelOutcome.ALREADY_ENDED
-
-
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
     """A batch as it was when read. Instants are unix ms; `counts` has every state; money in micros of `currency`.
 
-    `errors` counts its failures by their code, the most frequent first. `stopped` is the cap that ended it early, at
+    `errors` counts its failures by their code, the most frequent first. `paused` is what holds its queued jobs back: a
+    pause of the batch, or of its tenant. `stopped` is the cap that ended it early, at
     `stopped_at`: max_cost or max_failed; what was queued then is cancelled.
     """
 
@@ -181,6 +149,7 @@ class BatchStatus:
     max_failed_percent: float | None = None
     stopped: str | None = None
     stopped_at: int | None = None
+    paused: tuple[Pause, ...] = ()
 
     @property
     def done(self) -> int:
@@ -194,8 +163,15 @@ class BatchStatus:
         return self.done + self.counts[JobState.UNKNOWN] >= self.total
 
     @classmethod
-    def parse(cls, name: str, tenant: str, currency: str, record: Mapping[bytes, bytes]) -> Self:
-        """Build from the batch's hash."""
+    def parse(
+        cls,
+        name: str,
+        tenant: str,
+        currency: str,
+        record: Mapping[bytes, bytes],
+        paused: tuple[Pause, ...] = (),
+    ) -> Self:
+        """Build from the batch's hash, and what pauses it."""
 
         def number(field_name: str) -> int | None:
             value = record.get(field_name.encode())
@@ -219,6 +195,7 @@ class BatchStatus:
             max_failed_percent=ppm / 10_000 if (ppm := number("max_failed_ppm")) is not None else None,
             stopped=stopped.decode() if (stopped := record.get(b"stopped")) else None,
             stopped_at=number("stopped_at"),
+            paused=paused,
         )
 
 

@@ -24,7 +24,9 @@ JOBS: Final = _gauge(
     "jobs", "Jobs by state; of ended states all that ever ended so, not only those still on record.", "state"
 )
 DEPTH: Final = _gauge(
-    "queue_jobs", "Jobs that may be claimed as soon as a lane of the model allows.", "model"
+    "queue_jobs",
+    "Jobs that may be claimed as soon as a lane of the model allows: not those of paused tenants.",
+    "model",
 )
 LATER: Final = _gauge(
     "queue_later_jobs", "Queued jobs that wait for a time: not_before, or a backoff.", "model"
@@ -32,7 +34,12 @@ LATER: Final = _gauge(
 OLDEST: Final = _gauge(
     "queue_oldest_seconds", "Age of the oldest of the jobs that are next, one per tenant.", "model"
 )
-PARKED: Final = _gauge("queue_parked_tenants", "Tenants whose queue waits, for example for a cap.", "model")
+PARKED: Final = _gauge(
+    "queue_parked_tenants", "Tenants whose queue waits, for a cap or because they are paused.", "model"
+)
+PAUSED_BY_HAND: Final = _gauge(
+    "paused", "What somebody has paused beside lanes: tenants, batches, and jobs one by one.", "what"
+)
 IN_FLIGHT: Final = _gauge("lane_in_flight", "Slots in use: generations, and submits on their way.", "lane")
 SLOTS_LIMIT: Final = _gauge(
     "lane_in_flight_limit", "Slots of the lane (accounts.NAME.max_in_flight).", "lane"
@@ -110,7 +117,7 @@ MEMORY: Final = _gauge("redis_memory_bytes", "Memory in use by the state server.
 MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if there is none.")
 
 TABLE: Final = (
-    UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
+    UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, PAUSED_BY_HAND, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
     POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
     STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

@@ -6,7 +6,7 @@ contents. Tenants are at most MOST_TENANTS per model; what was left out is count
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.overview import Overview, parse_overview, queue_overview
@@ -39,7 +39,8 @@ class LaneUse:
 class QueueUse:
     """One tenant's queued jobs of a model. `next_age_ms` is the age of the job that is next in its turn.
 
-    With equal priorities that is the oldest. `parked` is set while the queue waits, for example for a cap.
+    With equal priorities that is the oldest. `parked` is set while the queue waits, and `reason` says for what: `cap`,
+    or `paused` by hand.
     """
 
     model: str
@@ -47,6 +48,7 @@ class QueueUse:
     depth: int
     parked: bool
     next_age_ms: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +159,13 @@ def _sizes(
     for model, tenant, _ in waiting:
         pipe.zcard(keys.queue(model, tenant))
         pipe.zrange(keys.queue(model, tenant), 0, 0)
+        pipe.hget(keys.parked, f"{model}|{tenant}")
     if caps:
         pipe.hmget(keys.usage, [row.field for row in caps])
     replies = iter(pipe.execute())
     posts = [next(replies) for _ in lanes]
     stages = tuple(_stage(*place, next(replies), next(replies), now_ms) for place in places)
-    queues = [_queue(*each, next(replies), next(replies)) for each in waiting]
+    queues = [_queue(*each, next(replies), next(replies), next(replies)) for each in waiting]
     used = next(replies) if caps else []
     spend = tuple(
         SpendUse(row.scope, row.window, row.currency, int(micros or 0), row.limit_micros)
@@ -177,9 +180,10 @@ def _stage(stage: str, lane: str, due: int, first: Sequence[tuple[bytes, float]]
 
 
 def _queue(
-    model: str, tenant: str, parked: bool, depth: int, head: Sequence[bytes]
+    model: str, tenant: str, parked: bool, depth: int, head: Sequence[bytes], why: bytes | None
 ) -> tuple[QueueUse, bytes | None]:
-    return QueueUse(model, tenant, depth, parked), head[0] if head else None
+    reason = why.decode().partition("|")[0] if parked and why else ""
+    return QueueUse(model, tenant, depth, parked, reason=reason), head[0] if head else None
 
 
 def _aged(
@@ -193,7 +197,7 @@ def _aged(
     aged = []
     for (queue, _), created_at in zip(filled, pipe.execute(), strict=True):
         age = max(0, now_ms - int(created_at)) if created_at else None
-        aged.append(QueueUse(queue.model, queue.tenant, queue.depth, queue.parked, age))
+        aged.append(replace(queue, next_age_ms=age))
     return tuple(sorted(aged, key=lambda each: (-each.depth, each.model, each.tenant)))
 
 

@@ -57,6 +57,7 @@ def _owned(kind: str, ident: str, record: dict[str, str]) -> Iterator[str]:
         case "b" if "completed_at" not in record or record.get("done") != record.get("total"):
             yield escape(f"b:{ident}")
             yield escape(f"bj:{ident}")
+            yield f"aside:*:{escape(ident)}"
         case _:
             return
 

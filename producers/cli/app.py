@@ -34,9 +34,9 @@ PLACES: Final = {
     "freeze": Place(
         _CLI + "freeze", "freeze", "Stop spending, or everything, for all workers; or let them go on."
     ),
-    "pause": Place(_CLI + "pause", "pause", "Pause the submits of lanes."),
-    "resume": Place(_CLI + "pause", "resume", "Let the submits of paused lanes go on."),
-    "audit": Place(_CLI + "audit", "audit", "Show what operators did to the whole: who, when and why."),
+    "pause": Place(_CLI + "pause", "pause", "Pause the submits of lanes, a tenant, a batch, or jobs."),
+    "resume": Place(_CLI + "pause", "resume", "Let the submits of what was paused go on."),
+    "audit": Place(_CLI + "audit", "audit", "Show who stopped, cancelled or decided what, when and why."),
     "doctor": Place(_CLI + "doctor", "doctor", "Look at everything, and say what to do."),
     "unknown": Place(_CLI + "unknown", "app", "List jobs whose submit has an unknown outcome, and decide."),
     "dead": Place(

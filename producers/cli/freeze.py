@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from producers.cli import selecting
 from producers.cli.terminal import JsonOption, opened, print_json
 
 What = Annotated[str, typer.Argument(metavar="spending|everything|off", help="What is to stop.")]
+Why = Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks at `darkroom status`.")]
+As = selecting.As
+DryRun = selecting.DryRun
 _SAID = {
     "spending": "no worker submits; polls, copies and webhooks go on",
     "everything": "no worker takes any work; the provider's URLs go on expiring",
@@ -17,11 +21,7 @@ _SAID = {
 
 
 def freeze(
-    what: What,
-    why: Annotated[
-        str, typer.Option(metavar="TEXT", help="Shown to whoever looks at `darkroom status`.")
-    ] = "",
-    as_json: JsonOption = False,
+    what: What, why: Why = "", by: As = None, dry_run: DryRun = False, as_json: JsonOption = False
 ) -> None:
     """Stop spending, or everything, for all workers at once; `off` lets them go on.
 
@@ -33,9 +33,13 @@ def freeze(
         raise typer.BadParameter(f"{what!r} is none of spending, everything and off")
     asked = None if what == "off" else Frozen(what)
     with opened() as darkroom:
-        before = darkroom.freeze(asked, why=why)
+        before = darkroom.freeze(asked, by=by, why=why, dry_run=dry_run)
     if as_json:
-        print_json({"frozen": asked, "before": before})
+        print_json({"frozen": before if dry_run else asked, "before": before, "dry_run": dry_run})
         return
-    already = "already " if before == asked else ""
-    typer.echo(f"{already}{'not frozen' if asked is None else f'frozen: {what}'}: {_SAID[what]}")
+    said = "not frozen" if asked is None else f"frozen: {what}"
+    if before == asked:
+        said = f"already {said}"
+    elif dry_run:
+        said = f"would be {said}"
+    typer.echo(f"{said}: {_SAID[what]}")

@@ -26,10 +26,11 @@ from producers.cli.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from producers import BatchStatus, Job, LaneStatus, Overview
+    from producers import BatchStatus, Job, LaneStatus, Overview, Pause
     from producers.looking import Looking
 
 _SHOWN_CHARS = 100
+_SHOWN_PAUSES = 10
 _BAR_CELLS = 30
 _WIDE_COLUMNS = 80
 
@@ -43,25 +44,27 @@ def status(
         if job is None:
             _show_overview(darkroom, as_json)
         else:
-            _show_job(darkroom.get(job), darkroom.now_ms(), as_json)
+            found = darkroom.get(job)
+            pauses = darkroom.pauses_of(found.tenant, found.batch) if found.state == "queued" else ()
+            _show_job(found, pauses, darkroom.now_ms(), as_json)
 
 
 # --- one job ---
 
 
-def _show_job(job: Job, now_ms: int, as_json: bool) -> None:
+def _show_job(job: Job, pauses: tuple[Pause, ...], now_ms: int, as_json: bool) -> None:
     if as_json:
-        print_json(job)
+        print_json(plain(job) | {"held_by": [plain(pause) for pause in pauses]})
         return
-    _pairs(_job_facts(job)).write()
+    _pairs(_job_facts(job, pauses)).write()
     print()
     _timeline(job, now_ms).write()
 
 
-def _job_facts(job: Job) -> Iterator[tuple[str, Cell]]:
+def _job_facts(job: Job, pauses: tuple[Pause, ...] = ()) -> Iterator[tuple[str, Cell]]:
     request = job.request
     yield "job", job.id
-    yield "state", _state(job.state)
+    yield "state", Styled(job.state + _held(job, pauses), STATE_STYLES.get(job.state, ""))
     if job.error_code:
         yield "why", f"{job.error_code}: {job.error_message}" if job.error_message else job.error_code
     if job.unknown_cause:
@@ -87,6 +90,18 @@ def _job_facts(job: Job) -> Iterator[tuple[str, Cell]]:
             f"image {artifact.index}",
             " ".join(part for part in (artifact.object_key or artifact.url or "", size) if part),
         )
+
+
+def _held(job: Job, pauses: tuple[Pause, ...]) -> str:
+    """Say which pauses hold a queued job back."""
+    own = f"paused by {_author(job.paused_by, job.paused_why)}" if job.paused_by else ""
+    others = (f"{pause.name} is paused by {_author(pause.by, pause.why)}" for pause in pauses)
+    said = "; ".join(filter(None, (own, *others)))
+    return f" ({said})" if said else ""
+
+
+def _author(by: str | None, why: str | None) -> str:
+    return one_line(f"{by}: {why}" if why else f"{by}")
 
 
 def _job_money(job: Job) -> Iterator[tuple[str, str]]:
@@ -194,6 +209,7 @@ def remarks(overview: Overview) -> Iterator[str]:
         yield "the state server was emptied or replaced while workers ran: see docs/operations.md before `darkroom freeze off`"
     if overview.newer:
         yield f"{overview.newer} records of a later version wait for workers of that version"
+    yield from _pauses(overview)
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"
     if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):
@@ -202,6 +218,16 @@ def remarks(overview: Overview) -> Iterator[str]:
         yield f"{overview.unknown} jobs have an unknown outcome: see `darkroom unknown list`"
     if overview.orphans:
         yield f"{overview.orphans} generations of the provider belong to no job"
+
+
+def _pauses(overview: Overview) -> Iterator[str]:
+    for pause in overview.paused[:_SHOWN_PAUSES]:
+        why = f" ({one_line(pause.why)})" if pause.why else ""
+        yield f"{pause.name} is paused since {moment(pause.at_ms)} by {one_line(pause.by)}{why}: `{pause.resume}`"
+    if (more := len(overview.paused) - _SHOWN_PAUSES) > 0:
+        yield f"{more} more tenants and batches are paused: see `darkroom status --json`"
+    if overview.paused_jobs:
+        yield f"{overview.paused_jobs} jobs are paused one by one: `darkroom resume --state queued` lets all go on"
 
 
 # --- batches ---
@@ -251,6 +277,9 @@ def batch_facts(found: BatchStatus) -> Iterator[tuple[str, str]]:
         f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {percent} % ({found.done} of {found.total})",
     )
     yield "jobs", counts or "none"
+    for pause in found.paused:
+        author = _author(pause.by, pause.why)
+        yield "paused", f"{pause.name} since {moment(pause.at_ms)} by {author}: `{pause.resume}`"
     yield "images", str(found.images)
     yield "cost", money(found.cost_micros, found.currency)
     yield from _caps(found)

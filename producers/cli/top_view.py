@@ -111,7 +111,8 @@ def _queues(vitals: Vitals) -> Sheet:
     sheet = _sheet("queue", "tenant", "jobs", "next waits", words=2)
     for queue in vitals.queues:
         age = "-" if queue.next_age_ms is None else span(queue.next_age_ms)
-        tenant = f"{queue.tenant} (parked)" if queue.parked else queue.tenant
+        why = {"paused": "paused", "cap": "waits for a cap"}.get(queue.reason, "parked")
+        tenant = f"{queue.tenant} ({why})" if queue.parked else queue.tenant
         sheet.add(queue.model, one_line(tenant), str(queue.depth), age)
     return sheet
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producers.cli import one_line
+from producers.cli import one_line, selecting
 from producers.cli.terminal import (
     JsonOption,
     console,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Jobs whose submit has an unknown outcome: list them, and decide.", no_args_is_help=True
 )
+As = selecting.As
+Why = selecting.Why
 JobArgument = Annotated[str, typer.Argument(help="Job id.", metavar="JOB")]
 JobsArgument = Annotated[list[str], typer.Argument(help="Job ids.", metavar="JOB...")]
 
@@ -88,22 +90,24 @@ def resolve(
     generation_id: Annotated[
         str, typer.Option(help="The provider's id of the generation that belongs to it.")
     ],
+    why: Why = "",
+    by: As = None,
     as_json: JsonOption = False,
 ) -> None:
     """Attach the generation you found at the provider: the job goes on from there."""
-    _change([job], lambda darkroom, job_id: darkroom.resolve(job_id, generation_id), as_json)
+    _change([job], lambda darkroom, job_id: darkroom.resolve(job_id, generation_id, by=by, why=why), as_json)
 
 
 @app.command()
-def resubmit(jobs: JobsArgument, as_json: JsonOption = False) -> None:
+def resubmit(jobs: JobsArgument, why: Why = "", by: As = None, as_json: JsonOption = False) -> None:
     """Submit again, although the first submit may have been accepted: a second charge is possible."""
-    _change(jobs, lambda darkroom, job_id: darkroom.resubmit(job_id), as_json)
+    _change(jobs, lambda darkroom, job_id: darkroom.resubmit(job_id, by=by, why=why), as_json)
 
 
 @app.command()
-def release(jobs: JobsArgument, as_json: JsonOption = False) -> None:
+def release(jobs: JobsArgument, why: Why = "", by: As = None, as_json: JsonOption = False) -> None:
     """Give up: the job fails, and the money held for it is free again."""
-    _change(jobs, lambda darkroom, job_id: darkroom.release(job_id), as_json)
+    _change(jobs, lambda darkroom, job_id: darkroom.release(job_id, by=by, why=why), as_json)
 
 
 def _change(job_ids: list[str], change: Callable[[Darkroom, str], Job], as_json: bool) -> None:

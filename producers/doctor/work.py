@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from producers.doctor.findings import bad, beware, good
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from producers.doctor.findings import Finding
     from producers.overview import Overview
 
+_NAMED: Final = 3  # paused tenants and batches
+
 
 def judge_work(overview: Overview) -> Iterator[Finding]:
-    """Judge workers, lanes, freezes, unknown outcomes and orphans."""
+    """Judge workers, lanes, freezes, pauses, unknown outcomes and orphans."""
     yield from _workers(overview)
     if overview.losses:
         what = "the state server was emptied or replaced while workers ran: submits are stopped"
@@ -29,6 +31,14 @@ def judge_work(overview: Overview) -> Iterator[Finding]:
         )
         yield beware("work", what, "`darkroom freeze off` when the cause is gone.")
     yield from _lanes(overview)
+    if overview.paused or overview.paused_jobs:
+        held = [pause.name for pause in overview.paused[:_NAMED]]
+        more = len(overview.paused) - len(held)
+        held += [f"{more} more"] if more else []
+        held += [_count(overview.paused_jobs, "single job")] if overview.paused_jobs else []
+        yield beware(
+            "work", f"paused by hand: {', '.join(held)}", "`darkroom status` says how to resume them."
+        )
     if overview.unknown:
         what = f"{overview.unknown} jobs have an unknown outcome, and hold their money"
         yield beware("work", what, "See `darkroom unknown list`, and decide.")

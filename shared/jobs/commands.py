@@ -19,6 +19,8 @@ INTENT_FIELDS = ("intent_id", "intent_at", "generation_id", *LEASE_FIELDS)
 # Index of jobs that ended where no worker saw it: the sweep tells Flower. Flower is only a view: no more than that.
 TOLD = "told"
 TELL = ((TOLD, 0),)
+PAUSED = "paused"  # index of jobs that somebody paused one by one
+PAUSE_FIELDS = ("paused_at", "paused_by", "paused_why")
 
 
 def plan_cancel(job: Job, *, by: str = "owner", tell: bool = True) -> Transition | None:
@@ -35,7 +37,8 @@ def plan_cancel(job: Job, *, by: str = "owner", tell: bool = True) -> Transition
                 before=JobState.QUEUED,
                 after=JobState.CANCELLED,
                 unqueue=True,
-                leave=(f"later:{job.model}", "expiring"),
+                leave=(f"later:{job.model}", "expiring", PAUSED),
+                clear=PAUSE_FIELDS,
                 due_in=told,
                 note=f"cancelled by {by}, free",
             )
@@ -99,7 +102,8 @@ def plan_expire(job: Job) -> Transition | None:
         before=JobState.QUEUED,
         after=JobState.FAILED,
         unqueue=True,
-        leave=(f"later:{job.model}", "expiring"),
+        leave=(f"later:{job.model}", "expiring", PAUSED),
+        clear=PAUSE_FIELDS,
         fields={"error_code": "expired"},
         detail={"error_message": "the job's own deadline passed before it was submitted"},
         note="expired, free",

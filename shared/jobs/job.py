@@ -41,7 +41,10 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it was when read. Instants are unix ms of the state server; money is micros of `currency`."""
+    """A job as it was when read. Instants are unix ms of the state server; money is micros of `currency`.
+
+    `paused_*` are of a pause of this very job; its batch, its tenant or its lane may be paused beside that.
+    """
 
     id: str
     state: JobState
@@ -72,6 +75,9 @@ class Job:
     error_message: str | None = None
     redriven_code: str | None = None  # the error code of its last end before a redrive
     unknown_cause: str | None = None
+    paused_at: int | None = None
+    paused_by: str | None = None
+    paused_why: str | None = None
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     metadata: Any = field(default=None, repr=False)
     webhook: str | None = field(default=None, repr=False)
@@ -133,6 +139,9 @@ class Job:
             error_message=more.get("error_message"),
             redriven_code=text.get("redriven_code"),
             unknown_cause=text.get("unknown_cause"),
+            paused_at=number("paused_at"),
+            paused_by=text.get("paused_by"),
+            paused_why=text.get("paused_why"),
             request=given.get("request", {}),
             metadata=given.get("metadata"),
             webhook=given.get("webhook"),

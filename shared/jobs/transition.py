@@ -6,7 +6,7 @@ first whose `before` is the record's present state is applied, whole, or none is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -194,10 +194,22 @@ class DeliveryTransition:
 AnyTransition = Transition | DeliveryTransition
 
 
-def context_json(limits: LimitSettings) -> bytes:
-    """What scripts need to know of names and times (batch.lua)."""
+@dataclass(frozen=True, slots=True)
+class AuditNote:
+    """What the audit keeps of a person's decision, beside the time and the number of jobs that it changed."""
+
+    who: str
+    what: str
+    on: str
+    why: str = ""
+
+
+def context_json(limits: LimitSettings, note: AuditNote | None = None) -> bytes:
+    """What scripts need to know of names and times (batch.lua), and what to note in the audit if anything changes."""
+    audit = {} if note is None else {"audit": asdict(note)}
     return to_json(
         {
+            **audit,
             "delivery": DeliveryState.PENDING,
             "backlog": JobState.QUEUED,
             "failed": JobState.FAILED,

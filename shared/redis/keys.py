@@ -63,6 +63,10 @@ class Keys:
         """Sorted set: queued jobs of one tenant by rank (priority, then order). Lives while not empty."""
         return f"{self.prefix}q:{model}:{tenant}"
 
+    def aside(self, model: str, tenant: str, batch: str) -> str:
+        """Sorted set: queued jobs of a paused batch, by rank, out of their queue. Until the batch is resumed."""
+        return f"{self.prefix}aside:{model}:{tenant}:{batch}"
+
     def ready(self, model: str) -> str:
         """Sorted set: tenants with a queue, by virtual time (weighted fair queueing)."""
         return f"{self.prefix}ready:{model}"
@@ -72,7 +76,10 @@ class Keys:
         return f"{self.prefix}lane:{lane}"
 
     def index(self, name: str) -> str:
-        """Sorted set of due times (ms): `later:MODEL`, `submit:LANE`, `poll:LANE`, `store`, `notify`, ..."""
+        """Sorted set of due times (ms): `later:MODEL`, `submit:LANE`, `poll:LANE`, `store`, `notify`, ...
+
+        `paused` is one of jobs that wait for a person: by the time somebody paused them.
+        """
         return f"{self.prefix}z:{name}"
 
     def slots(self, lane: str) -> str:
@@ -116,6 +123,11 @@ class Keys:
     def parked(self) -> str:
         """Hash `model|tenant` -> why the tenant's queue is not looked at. Lives while it waits."""
         return f"{self.prefix}parked"
+
+    @property
+    def paused(self) -> str:
+        """Hash `t|tenant` or `b|tenant|batch` -> JSON {at, by, why}: paused by hand. Lives while paused."""
+        return f"{self.prefix}paused"
 
     @property
     def opening(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from producers.receipt import CancelOutcome
+from producers.cancels import CancelOutcome
 from shared.money.caps import BatchCaps
 from shared.settings import CapSettings
 

@@ -159,9 +159,10 @@ class StoreStage:
         have = {artifact["index"] for artifact in copied}
         expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
-        stale = any(map(_is_gone, problems)) or (tries % ASK_ANEW_TRIES == 0 and any(map(_is_away, problems)))
+        gone = any(map(_is_gone, problems))
         # After a redrive they may be long dead, and the provider may still have the images: it is asked once.
-        ask = stale and not hopeless and (not expired or "redriven" in entry.fields)
+        stale = gone or (tries % ASK_ANEW_TRIES == 0 and any(map(_is_away, problems)))
+        ask = stale and not hopeless and (not expired or (gone and "redriven" in entry.fields))
         fresh = await self._fresh_urls(entry, urls) if ask else None
         if hopeless or (expired and fresh is None):
             return self._copy_failed(entry, copied, causes)

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Applies transitions, each guarded by epoch or intent and by the states it expects, each with its own result.
 -- Atomic per transition: record, indexes, slot, money, batch, event and counts move together or not at all.
--- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua), 4 transitions: JSON array of objects
+-- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua; with audit {who, what, on, why}: noted if anything
+--   was applied), 4 transitions: JSON array of objects
 --   {k kind, id, e epoch?, i intent?, ni 1: only without intent, lane: [lane, verb, ...]?, h held index?, v: [variant]}
 --   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
 --     o leave indexes?, n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]?
@@ -23,14 +24,15 @@ local CTX = cjson.decode(ARGV[3])
 --!include lane
 --!include guard
 --!include transition
-local results = {}
+--!include audit
+local results, applied = {}, 0
 for at, t in ipairs(cjson.decode(ARGV[4])) do
   if t.lane then lane_note(unpack(t.lane)) end
   local job = read_record(t.k, t.id)
   local variant, refusal = choose(t, job)
   if variant and variant.gen and not claim_generation(t.id, variant.gen) then variant, refusal = nil, -3 end
   if variant then
-    results[at] = variant.nr
+    results[at], applied = variant.nr, applied + 1
     apply(t, job, variant)
   else
     results[at] = refusal
@@ -38,4 +40,7 @@ for at, t in ipairs(cjson.decode(ARGV[4])) do
 end
 write_tally()
 batch_check_touched()
+if CTX.audit and applied > 0 then
+  audit_note(CTX.audit.who, CTX.audit.what, CTX.audit.on, CTX.audit.why, nil, applied)
+end
 return results

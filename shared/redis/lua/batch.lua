@@ -16,6 +16,7 @@ local function batch_check(tenant, name)
   if h[7] and tonumber(h[8] or "0") * 1000000 > tonumber(h[7]) * total then batch_stop(tenant, name, "max_failed") end
   if h[1] ~= "1" then return end
   if done == total then -- also once more, after a redrive of its jobs
+    redis.call("HDEL", K.paused, "b|" .. tenant .. "|" .. name) -- nothing is left to resume
     redis.call("PEXPIRE", key, CTX.retain_batch_ms)
     redis.call("PEXPIRE", K.batch_jobs(tenant, name), CTX.retain_batch_ms)
   end

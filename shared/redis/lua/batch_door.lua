@@ -2,6 +2,7 @@
 
 local present = in_batch and redis.call("HMGET", batch_key, "sealed", "stopped", "created_at") or {}
 local sealed = present[1] == "1" or present[2]
+local paused = in_batch and batch_paused(H.tenant, H.batch)
 
 -- Its caps are those of its first chunk; a later one may repeat them or say nothing.
 local function other_caps()

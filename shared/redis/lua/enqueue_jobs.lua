@@ -56,6 +56,7 @@ end
 for key, place in pairs(places) do
   local first = place.members[1] -- none: all jobs of these kinds were refused
   if first and place.queue then queue_push(place.queue, H.tenant, place.members[2], first) end
+  if first and place.aside then redis.call("HSET", batch_key, "aside:" .. place.aside, 1) end
   if first then redis.call("ZADD", key, unpack(place.members)) end
 end
 if #accepted > 0 then

@@ -2,13 +2,13 @@
 -- Stops spending or everything, for all workers at once, or lets them go on; keeps who did it, when and why.
 -- Atomic because a freeze and its author belong together. Asking for what is so already changes nothing.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 "spending" (no submits) | "everything" (no claim of any stage) | "" (go on),
---   4 who, 5 why
+--   4 who, 5 why, 6 "1": only say what is frozen
 -- Returns: what was frozen before, "" for nothing
 --!include keys
 --!include clock
 --!include audit
 local before = redis.call("HGET", K.control, "freeze") or ""
-if before == ARGV[3] then return before end
+if before == ARGV[3] or ARGV[6] == "1" then return before end
 redis.call("HDEL", K.control, "freeze", "freeze_by", "freeze_at", "freeze_why")
 if ARGV[3] ~= "" then
   redis.call("HSET", K.control, "freeze", ARGV[3], "freeze_by", ARGV[4], "freeze_at", NOW, "freeze_why", ARGV[5])

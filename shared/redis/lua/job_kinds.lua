@@ -1,10 +1,17 @@
 -- Fragment of enqueue_jobs.lua: what jobs of one kind share, and where they wait.
 
--- Where jobs wait: members for one ZADD per queue, or per index of those whose not_before is to come.
+-- Where jobs wait: members for one ZADD per queue, per index of those whose not_before is to come, or per model of
+-- what a paused batch sets aside.
 local places = {}
 local function place_of(model, not_before)
-  local key = not_before > NOW and K.index("later:" .. model) or K.queue(model, H.tenant)
-  places[key] = places[key] or { queue = not_before <= NOW and model, members = {} }
+  local key, place = K.queue(model, H.tenant), { queue = model }
+  if not_before > NOW then
+    key, place = K.index("later:" .. model), {}
+  elseif paused then
+    key, place = K.aside(model, H.tenant, H.batch), { aside = model }
+  end
+  place.members = {}
+  places[key] = places[key] or place
   return places[key].members
 end
 

@@ -4,7 +4,7 @@
 local next_in = -1
 
 local function soonest(ms)
-  if ms >= 0 and (next_in < 0 or ms < next_in) then next_in = ms end
+  if ms >= 0 and ms < math.huge and (next_in < 0 or ms < next_in) then next_in = ms end
 end
 
 local function first_due(key)

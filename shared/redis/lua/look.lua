@@ -15,7 +15,8 @@ local workers = redis.call("ZCARD", K.workers) -- none: nobody would read a hint
 local function waiting(name)
   local due = redis.call("ZCOUNT", K.index(name), "-inf", NOW)
   local first = redis.call("ZRANGE", K.index(name), 0, 0, "WITHSCORES")
-  return due, first[2] and math.max(0, tonumber(first[2]) - NOW) or -1
+  if not first[2] or first[2] == "inf" then return due, -1 end -- what is paused waits for a person
+  return due, math.max(0, tonumber(first[2]) - NOW)
 end
 
 local function earlier(a, b)

@@ -2,7 +2,25 @@
 
 local function parked_index(model) return K.index("parked:" .. model) end
 
+-- What people paused, of tenants and batches (keys.py: `paused`). Mostly nothing is: then one read says so.
+local any_paused = redis.call("HLEN", K.paused) > 0
+local function tenant_paused(tenant) return any_paused and redis.call("HEXISTS", K.paused, "t|" .. tenant) == 1 end
+local function batch_paused(tenant, batch)
+  return any_paused and redis.call("HEXISTS", K.paused, "b|" .. tenant .. "|" .. batch) == 1
+end
+
+-- Takes a tenant out of the turns until `at_ms`, with the reason: no claim looks at its queue in the meantime.
+local function queue_park(model, tenant, at_ms, reason)
+  redis.call("ZREM", K.ready(model), tenant)
+  redis.call("ZADD", parked_index(model), at_ms, tenant)
+  redis.call("HSET", K.parked, model .. "|" .. tenant, reason)
+end
+
+-- A paused tenant waits for a person: no time and nothing that is given back re-arms it.
+local function queue_hold(model, tenant) queue_park(model, tenant, "+inf", "paused") end
+
 local function queue_join(model, tenant)
+  if tenant_paused(tenant) then return queue_hold(model, tenant) end
   local vtime = redis.call("HGET", K.control, "vtime:" .. model) or "0"
   redis.call("ZADD", K.ready(model), "NX", vtime, tenant)
 end
@@ -11,13 +29,6 @@ end
 local function queue_push(model, tenant, id, rank)
   redis.call("ZADD", K.queue(model, tenant), rank, id)
   if not redis.call("ZSCORE", parked_index(model), tenant) then queue_join(model, tenant) end
-end
-
--- Takes a tenant out of the turns until `at_ms`, with the reason: no claim looks at its queue in the meantime.
-local function queue_park(model, tenant, at_ms, reason)
-  redis.call("ZREM", K.ready(model), tenant)
-  redis.call("ZADD", parked_index(model), at_ms, tenant)
-  redis.call("HSET", K.parked, model .. "|" .. tenant, reason)
 end
 
 -- Lets a tenant that waits for a cap be looked at again at once: something was given back.
@@ -35,11 +46,12 @@ local function queue_unpark_due(model, limit)
   end
 end
 
--- Takes a job out of its tenant's queue, wherever it stands.
-local function queue_remove(model, tenant, id)
-  local key = K.queue(model, tenant)
+-- Takes a job out of where it waits for its turn: its tenant's queue, or what is set aside of its paused batch.
+local function queue_remove(job, id)
+  local key = K.queue(job.model, job.tenant)
   redis.call("ZREM", key, id)
-  if redis.call("EXISTS", key) == 0 then redis.call("ZREM", K.ready(model), tenant) end
+  if job.batch then redis.call("ZREM", K.aside(job.model, job.tenant, job.batch), id) end
+  if redis.call("EXISTS", key) == 0 then redis.call("ZREM", K.ready(job.model), job.tenant) end
 end
 
 -- Charges a tenant's virtual time for work of the given cost (micros; weight 1).

@@ -10,51 +10,59 @@ local function promote()
   end
 end
 
-local function take(id, job)
-  commit_move(job, A.before, A.after, A.before)
-  job.lane, job.currency = A.lane, A.currency
-  hand_over(id, 0, { "state", A.after, "lane", A.lane, "claimed_at", NOW, "hold", job.cost, "held_day", TODAY,
-    "currency", A.currency })
-  redis.call("ZADD", K.slots(A.lane), "+inf", id)
-  money_hold(job, id, job.cost)
-  use_room(job, job.cost)
-  count_move(job.tenant, A.before, A.after, A.before)
-  if job.batch then
-    count(K.batch(job.tenant, job.batch), "n:" .. A.before, -1)
-    count(K.batch(job.tenant, job.batch), "n:" .. A.after, 1)
-  end
-  redis.call("RPUSH", K.timeline(id), NOW .. "|" .. A.after .. "|" .. A.worker)
-end
-
--- Takes up to `count` jobs of one tenant. Returns how many are taken in all, and why the turn must be the last.
+-- Takes up to `count_max` jobs of one tenant. Returns how many are taken in all, why the turn must be the last, and how
+-- many were looked at in vain.
 local function take_of(tenant, vtime, count_max, taken)
-  local queue, cost, stop = K.queue(A.model, tenant), 0, nil
+  local queue, cost, stop, missed = K.queue(A.model, tenant), 0, nil, 0
   local popped = redis.call("ZPOPMIN", queue, count_max)
   for at = 1, #popped, 2 do
-    local id, job, last = popped[at], nil, nil
-    if not stop then job, last = admissible(id, taken) end
+    local id, rank, job, last = popped[at], popped[at + 1], nil, nil
+    if not stop then job, last = admissible(id, rank, taken) end
     stop = stop or job and over_cap(job, job.cost)
     if stop then
-      redis.call("ZADD", queue, popped[at + 1], id)
+      redis.call("ZADD", queue, rank, id)
     elseif job and batch_pays(id, job, job.cost) then
       take(id, job)
       cost, taken, stop = cost + job.cost, taken + 1, last and "alone" or nil
+    else
+      missed = missed + 1
     end
   end
   queue_charge(A.model, tenant, vtime, cost)
   if stop == "tenant" then note_capped(tenant) end
-  return taken, stop
+  return taken, stop, missed
 end
 
--- One job per tenant and turn, by virtual time; a tenant that is alone gets all turns at once.
+-- Tenants whose turns in this call are over, with their virtual times: too many of their jobs were looked at in vain
+-- while others waited.
+local misses, missed_of, benched = 0, {}, {}
+local function note_missed(tenant, count_of)
+  misses, missed_of[tenant] = misses + count_of, (missed_of[tenant] or 0) + count_of
+  if missed_of[tenant] < 2 * A.k and misses < 3 * A.k then return end
+  benched[tenant] = redis.call("ZSCORE", K.ready(A.model), tenant) or nil
+  redis.call("ZREM", K.ready(A.model), tenant)
+end
+
+-- One job per tenant and turn, by virtual time; a tenant that is alone gets all turns at once. At most 4k jobs and
+-- tenants are looked at: what is left comes with the next call, at once.
 local function take_fresh(want)
-  local taken, stop, turns = 0, nil, 0
-  while taken < want and (not stop or stop == "tenant") and turns < 4 * A.k and left_alone < A.k do
+  local taken, stop, looks = 0, nil, 0
+  while taken < want and (not stop or stop == "tenant") and looks < 4 * A.k and left_alone < A.k do
     local ready = redis.call("ZRANGE", K.ready(A.model), 0, 1, "WITHSCORES")
-    if not ready[1] then break end
-    turns = turns + 1
-    taken, stop = take_of(ready[1], tonumber(ready[2]), ready[3] and 1 or want - taken, taken)
+    local tenant, before = ready[1], taken
+    if not tenant then break end
+    if tenant_paused(tenant) then -- its model was not known where it was paused
+      queue_hold(A.model, tenant)
+      looks = looks + 1
+    else
+      local most = ready[3] and 1 or math.min(want - taken, 4 * A.k - looks)
+      local missed
+      taken, stop, missed = take_of(tenant, tonumber(ready[2]), most, taken)
+      looks = looks + math.max(taken - before + missed, 1)
+      if missed > 0 and ready[3] then note_missed(tenant, missed) end
+    end
   end
+  for tenant, vtime in pairs(benched) do redis.call("ZADD", K.ready(A.model), vtime, tenant) end
   if stop == "account" then note_capped(nil) end
   return taken, stop == "account" or stop == "tenant"
 end

@@ -25,7 +25,7 @@ local function write_indexes(t, job, v)
     redis.call("ZADD", K.index(entry[1]), string.format("%.0f", due), t.id)
   end
   if v.q then queue_push(job.model, job.tenant, t.id, job.rank) end
-  if v.qr then queue_remove(job.model, job.tenant, t.id) end
+  if v.qr then queue_remove(job, t.id) end
   if v.intent and v.intent[2] == 1 then redis.call("ZADD", K.index("intents:" .. v.intent[1]), NOW, t.id) end
   if v.intent and v.intent[2] == 0 then redis.call("ZREM", K.index("intents:" .. v.intent[1]), t.id) end
   if v.slot and v.slot[2] < 0 then redis.call("ZREM", K.slots(v.slot[1]), t.id) end

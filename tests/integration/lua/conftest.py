@@ -14,7 +14,7 @@ from shared.jobs.commands import attach
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
 from shared.jobs.lifecycle import JobState
 from shared.jobs.store import JobStore
-from shared.jobs.transition import Applied, Change, Transition, context_json, transitions_json
+from shared.jobs.transition import Applied, AuditNote, Change, Transition, context_json, transitions_json
 from shared.redis.keys import Keys
 from shared.redis.scripts import run
 from shared.settings import LimitSettings
@@ -105,9 +105,10 @@ class State:
         next_in, _now, *rows = self.call("claim_due", to_json(question | over))
         return next_in, [_row(row[0], row[1], fields, subject=row[3]) for row in rows]
 
-    def apply(self, *transitions: Transition) -> list[Applied]:
+    def apply(self, *transitions: Transition, note: AuditNote | None = None) -> list[Applied]:
         body = transitions_json(transitions, self.limits.retain_jobs_s * 1000)
-        return [Applied(each) for each in self.call("apply_transitions", context_json(self.limits), body)]
+        context = context_json(self.limits, note)
+        return [Applied(each) for each in self.call("apply_transitions", context, body)]
 
     def intent(self, entry: dict[str, Any], intent_id: str = "i1") -> Applied:
         change = Change(

@@ -13,9 +13,11 @@ CALLS = {
     "record('j', 'a')": "job", "record('d', 'a')": "delivery", "spec('a')": "spec", "detail('a')": "detail",
     "timeline('a')": "timeline", "idempotency('a', 'b')": "idempotency", "generation('a')": "generation",
     "batch('a', 'b')": "batch", "batch_jobs('a', 'b')": "batch_jobs", "queue('a', 'b')": "queue",
+    "aside('a', 'b', 'c')": "aside",
     "ready('a')": "ready", "lane('a')": "lane", "index('a')": "index", "slots('a')": "slots",
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
-    "balances": "balances", "usage": "usage", "parked": "parked", "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
+    "balances": "balances", "usage": "usage", "parked": "parked", "paused": "paused",
+    "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
     "audit": "audit", "losses": "losses",
 }  # fmt: skip
 
@@ -27,7 +29,7 @@ def test_lua_builds_the_same_keys(state: State) -> None:
     expected = []
     for call, name in CALLS.items():
         member = getattr(state.keys, name)
-        arguments = ("a", "b") if call.count("'") == 4 and "record" not in call else ("a",)
+        arguments = tuple("abc"[: call.count("'") // 2]) if "record" not in call else ("a",)
         expected.append(member(*arguments) if callable(member) else member)
     assert built == expected
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from producers import exporter
+from producers import Darkroom, exporter
 from producers.exporter import StoreCollector
 from producers.store_caps import cap_rows
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
@@ -98,6 +98,23 @@ def test_jobs_that_wait_for_a_time_are_beside_the_queue(state: State) -> None:
     enqueue(state, 1)
     seen = scrape(state)
     assert (seen["darkroom_queue_jobs", MODEL], seen["darkroom_queue_later_jobs", MODEL]) == (1, 2)
+
+
+def test_what_is_paused_is_counted_and_not_in_the_queue(state: State) -> None:
+    """A paused tenant's jobs are neither claimable nor late: nobody should be woken for them."""
+    (old,) = enqueue(state, 1, "acme")
+    state.client.hset(state.keys.job(old), "created_at", 1)
+    (single,) = enqueue(state, 1, "other")
+    enqueue(state, 2, "other")
+    with Darkroom(state.settings) as darkroom:
+        darkroom.pause_tenant("acme")
+        darkroom.pause_jobs([single])
+        darkroom.enqueue({"model": MODEL, "prompt": "a red fox"}, batch="foxes")
+        darkroom.pause_batch("foxes")
+    seen = scrape(state)
+    assert [seen["darkroom_paused", what] for what in ("tenants", "batches", "jobs")] == [1, 1, 1]
+    assert (seen["darkroom_queue_jobs", MODEL], seen["darkroom_queue_parked_tenants", MODEL]) == (3, 1)
+    assert seen["darkroom_queue_oldest_seconds", MODEL] < 600
 
 
 def test_the_states_of_a_lane_are_those_that_stop_its_submits(state: State) -> None:

@@ -50,7 +50,7 @@ def test_the_command_is_shown_by_status_and_doctor(cli: Cli, darkroom: Darkroom)
     assert "(bill looks wrong). `darkroom freeze off` lets work go on" in told
     assert "already frozen: spending" in cli.run("freeze", "spending").stdout
     off = cli.run("freeze", "off", "--json")
-    assert json.loads(off.stdout) == {"frozen": None, "before": "spending"}
+    assert json.loads(off.stdout) == {"frozen": None, "before": "spending", "dry_run": False}
     assert darkroom.overview().frozen is None
 
 

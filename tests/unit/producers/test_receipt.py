@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from producers.cancels import cancel_outcome
 from producers.cli.status import batch_facts
-from producers.receipt import BatchReceipt, BatchStatus, Dispositions, ItemReceipt, cancel_outcome
+from producers.receipt import BatchReceipt, BatchStatus, Dispositions, ItemReceipt
 from shared.errors import Issue
 from shared.jobs.disposition import Disposition
 from shared.jobs.enqueue import new_job_ids

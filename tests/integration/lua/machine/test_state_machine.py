@@ -140,9 +140,7 @@ class Machine(RuleBasedStateMachine):
 
     def _claim_submit(self, k: int) -> list[Entry]:
         """What is handed over was queued, or had a lease that ended; while something waits, something comes."""
-        waiting = sum(job.state == "queued" for job in self.model.jobs.values())
-        later = self.world.index("later:wan2.7-image")
-        eligible = waiting - sum(due > self.now for due in later.values())
+        eligible = self._eligible()
         ended = [job for job in self.model.jobs.values() if job.index == "submit" and job.due <= self.now]
         _, _, rows = self.world.claim_submit(k, breaker=NEVER)
         self.model.slots_end(self.now)
@@ -152,11 +150,16 @@ class Machine(RuleBasedStateMachine):
         assert sum(bool(row["expired"]) for row in rows) == min(k, len(ended))
         fresh = sum(not row["expired"] for row in rows)
         assert fresh <= min(k, eligible)
-        assert fresh > 0 or not eligible or self._only_suspects(), "jobs wait, and none was handed over"
+        assert fresh > 0 or self._may_be_idle(eligible), "jobs wait, and none was handed over"
         return [plans.entry_of(row, f"submit:{LANE}", self.now) for row in rows]
 
-    def _only_suspects(self) -> bool:
-        return all(job.suspect for job in self.model.jobs.values() if job.state == "queued")
+    def _eligible(self) -> int:
+        waiting = sum(job.state == "queued" for job in self.model.jobs.values())
+        return waiting - sum(due > self.now for due in self.world.index("later:wan2.7-image").values())
+
+    def _may_be_idle(self, eligible: int) -> bool:
+        suspects = (job.suspect for job in self.model.jobs.values() if job.state == "queued")
+        return not eligible or all(suspects)
 
     @rule(target=posts, entry=consumes(held), dies=RARELY)
     def intend(self, entry: Entry, dies: bool) -> Any:

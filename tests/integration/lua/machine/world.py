@@ -52,11 +52,7 @@ class World(State):
 
     def _check_places(self, model: Model) -> None:
         """Every job is where its state says, once, at its time; nothing else is anywhere."""
-        waiting = Counter(
-            member for tenant in _tenants(model) for member in self.scores(self.keys.queue(MODEL, tenant))
-        )
-        waiting.update(self.index(f"later:{MODEL}").keys())
-        assert waiting == Counter({job.id: 1 for job in model.jobs.values() if job.state == "queued"})
+        self._check_queues(model)
         for index in ("submit", "poll", "store"):
             name = index if index == "store" else f"{index}:{LANE}"
             expected = {job.id: float(job.due) for job in model.jobs.values() if job.index == index}
@@ -71,6 +67,13 @@ class World(State):
         }
         held = self.scores(self.keys.slots(LANE))
         assert {job_id: until for job_id, until in held.items() if until > self.now_ms} == slots
+
+    def _check_queues(self, model: Model) -> None:
+        waiting = Counter(
+            member for tenant in _tenants(model) for member in self.scores(self.keys.queue(MODEL, tenant))
+        )
+        waiting.update(self.index(f"later:{MODEL}").keys())
+        assert waiting == Counter({job.id: 1 for job in model.jobs.values() if job.state == "queued"})
 
     def _check_money(self, model: Model) -> None:
         """Balances are the model's and the sum of the ledger; every currency sums to 0."""
