@@ -161,7 +161,8 @@ class BatchStatus:
     """A batch as it was when read. Instants are unix ms; `counts` has every state; money in micros of `currency`.
 
     `errors` counts its failures by their code, the most frequent first. `stopped` is the cap that ended it early, at
-    `stopped_at`: max_cost or max_failed; what was queued then is cancelled.
+    `stopped_at`: max_cost or max_failed; what was queued then is cancelled. `held_micros` is held by its jobs on their
+    way, `queued_micros` the most that those in the queue can cost.
     """
 
     name: str
@@ -181,6 +182,19 @@ class BatchStatus:
     max_failed_percent: float | None = None
     stopped: str | None = None
     stopped_at: int | None = None
+    held_micros: int = 0
+    queued_micros: int = 0
+
+    @property
+    def at_most_micros(self) -> int:
+        """What it can cost in the end at most: spent, held, and what its queued jobs would, but for its own cap."""
+        possible = self.cost_micros + self.held_micros
+        if self.stopped:
+            return possible  # what was queued is cancelled
+        possible += self.queued_micros
+        if self.max_cost_micros is None:
+            return possible
+        return min(possible, max(self.max_cost_micros, self.cost_micros + self.held_micros))
 
     @property
     def done(self) -> int:
@@ -219,6 +233,8 @@ class BatchStatus:
             max_failed_percent=ppm / 10_000 if (ppm := number("max_failed_ppm")) is not None else None,
             stopped=stopped.decode() if (stopped := record.get(b"stopped")) else None,
             stopped_at=number("stopped_at"),
+            held_micros=max(0, number("held_micros") or 0),
+            queued_micros=max(0, number("queued_micros") or 0),
         )
 
 

@@ -10,6 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.overview import Overview, parse_overview, queue_overview
+from producers.parties import (
+    MOST_WORKERS,
+    WORKER_FIELDS,
+    EndpointUse,
+    WorkerUse,
+    parse_endpoint,
+    parse_worker,
+    queue_endpoint,
+    queue_endpoints,
+    queue_reason,
+    with_reason,
+)
 from producers.store_caps import cap_rows
 
 if TYPE_CHECKING:
@@ -61,18 +73,26 @@ class StageUse:
 
 @dataclass(frozen=True, slots=True)
 class SpendUse:
-    """Spent and held of a scope in this window (UTC), in micros; limit_micros is None if nothing limits it."""
+    """Spent and held of a scope in this window (UTC), in micros; limit_micros is None if nothing limits it.
+
+    `held_micros` is what its jobs hold now: part of used_micros, but for holds of an earlier window.
+    """
 
     scope: str
     window: str
     currency: str
     used_micros: int
     limit_micros: int | None
+    held_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """All of it. `left_out` tells, by model, how many tenants with a queue are not shown."""
+    """All of it.
+
+    `left_out` tells, by model, how many tenants with a queue are not shown; `endpoints` and `workers` are the first
+    of `endpoint_count` and of the overview's workers.
+    """
 
     overview: Overview
     lanes: tuple[LaneUse, ...]
@@ -80,6 +100,9 @@ class Vitals:
     stages: tuple[StageUse, ...]
     spend: tuple[SpendUse, ...]
     left_out: dict[str, int]
+    workers: tuple[WorkerUse, ...] = ()
+    endpoints: tuple[EndpointUse, ...] = ()
+    endpoint_count: int = 0
 
 
 def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
@@ -91,12 +114,14 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
         for name in (keys.ready(model), keys.index(f"parked:{model}")):
             pipe.zrange(name, 0, MOST_TENANTS - 1)
             pipe.zcard(name)
-    replies = pipe.execute()
+    queue_endpoints(pipe, keys)
+    *replies, hosts, endpoint_count = pipe.execute()
     split = len(replies) - 4 * len(models)
     overview = parse_overview(lanes, replies[:split], settings)
     waiting, left_out = _waiting(models, replies[split:])
     names = [f"{account}/{model}" for account, model in lanes]
     sizes = _sizes(client, keys, settings, names, waiting, overview.at_ms)
+    workers, endpoints = _parties(client, keys, overview, [host.decode() for host in hosts])
     return Vitals(
         overview=overview,
         lanes=tuple(_lane(name, count, settings) for name, count in zip(names, sizes.posts, strict=True)),
@@ -104,7 +129,39 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
         stages=sizes.stages,
         spend=sizes.spend,
         left_out=left_out,
+        workers=workers,
+        endpoints=endpoints,
+        endpoint_count=endpoint_count,
     )
+
+
+def _parties(
+    client: Redis, keys: Keys, overview: Overview, hosts: Sequence[str]
+) -> tuple[tuple[WorkerUse, ...], tuple[EndpointUse, ...]]:
+    """Read what workers say of themselves, and how endpoints stand; two trips, the second only for what fails."""
+    names, now_ms = overview.workers[:MOST_WORKERS], overview.at_ms
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.hmget(keys.worker(name), WORKER_FIELDS)
+        pipe.zscore(keys.workers, name)
+    for host in hosts:
+        queue_endpoint(pipe, keys, host)
+    replies = pipe.execute()
+    workers = tuple(
+        parse_worker(name, now_ms - int(replies[2 * at + 1] or now_ms), replies[2 * at])
+        for at, name in enumerate(names)
+    )
+    rest = replies[2 * len(names) :]
+    found = [parse_endpoint(host, rest[4 * at : 4 * at + 4], now_ms) for at, host in enumerate(hosts)]
+    failed = [event_id for _, event_id in found if event_id is not None]
+    for event_id in failed:
+        queue_reason(pipe, keys, event_id)
+    why = iter(pipe.execute() if failed else ())
+    endpoints = (
+        use if event_id is None else with_reason(use, (next(why), next(why)), now_ms)
+        for use, event_id in found
+    )
+    return workers, tuple(use for use in endpoints if use.waiting)
 
 
 def _waiting(
@@ -159,13 +216,22 @@ def _sizes(
         pipe.zrange(keys.queue(model, tenant), 0, 0)
     if caps:
         pipe.hmget(keys.usage, [row.field for row in caps])
+        for row in caps:
+            pipe.hget(getattr(keys, row.held_in), row.held_field)
     replies = iter(pipe.execute())
     posts = [next(replies) for _ in lanes]
     stages = tuple(_stage(*place, next(replies), next(replies), now_ms) for place in places)
     queues = [_queue(*each, next(replies), next(replies)) for each in waiting]
     used = next(replies) if caps else []
     spend = tuple(
-        SpendUse(row.scope, row.window, row.currency, int(micros or 0), row.limit_micros)
+        SpendUse(
+            row.scope,
+            row.window,
+            row.currency,
+            int(micros or 0),
+            row.limit_micros,
+            max(0, int(next(replies) or 0)),
+        )
         for row, micros in zip(caps, used, strict=True)
     )
     return _Sizes(posts, stages, queues, spend)

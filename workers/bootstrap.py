@@ -119,7 +119,15 @@ class Runtime:
         shop = Shop(self._recorder, claims, self.events, self.arm)
         self._sweep = Sweep(self._client, self.keys, self._jobs, settings, shop)
         self._runners = {stage.name: self._runner(stage) for stage in self._stages(shop)}
-        self._presence = Presence(self._client, self.keys, self.worker, self._store, settings.worker.lease_s)
+        self._presence = Presence(
+            self._client,
+            self.keys,
+            self.worker,
+            self._store,
+            settings.worker,
+            stages=self._runners,
+            held=self.leases.indexes,
+        )
         self._presence.start()
 
     def _stages(self, shop: Shop) -> list[Stage]:

@@ -228,7 +228,7 @@ def batch(
         sealed_now = verb == "seal" and darkroom.seal(name, tenant)
         found = darkroom.batch(name, tenant)
     if as_json:
-        print_json(plain(found) | {"done": found.done})
+        print_json(plain(found) | {"done": found.done, "at_most_micros": found.at_most_micros})
         return
     if verb == "seal":
         typer.echo(f"batch {name} is sealed" if sealed_now else f"batch {name} was sealed already")
@@ -258,6 +258,8 @@ def batch_facts(found: BatchStatus) -> Iterator[tuple[str, Any]]:
     yield "jobs", counts or "none"
     yield "images", str(found.images)
     yield "cost", money(found.cost_micros, found.currency)
+    if found.at_most_micros > found.cost_micros:
+        yield "at most", money(found.at_most_micros, found.currency)
     yield from _caps(found)
     yield "created", moment(found.created_at)
     yield "sealed", moment(found.sealed_at) if found.sealed else "no: it takes more jobs, and cannot complete"

@@ -13,6 +13,8 @@ from producers.cli.status import remarks, why_not_open
 from producers.cli.terminal import moment, money, plain, span
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
 
     from producers.vitals import Vitals
@@ -38,13 +40,28 @@ def screen(vitals: Vitals, columns: int) -> RenderableType:
     """Give the whole screen for a terminal of that many columns; a narrow one does without some numbers."""
     wide = columns >= _WIDE_COLUMNS
     parts: list[RenderableType] = [_head(vitals), Text(), _lanes(vitals, wide=wide)]
-    for table in (_queues(vitals), _stages(vitals), _spend(vitals)):
+    tables = (
+        _queues(vitals),
+        _stages(vitals),
+        _endpoints(vitals, wide=wide),
+        _workers(vitals, wide=wide),
+        _spend(vitals),
+    )
+    for table in tables:
         if table.row_count:
             parts += [Text(), table]
-    for model, count in vitals.left_out.items():
-        parts.append(Text(f"{count} more tenants of {model} have a queue"))
+    parts += [Text(line) for line in _left_out(vitals)]
     parts += [Text(f"! {one_line(each)}", style="yellow") for each in remarks(vitals.overview)]
     return Group(*parts)
+
+
+def _left_out(vitals: Vitals) -> Iterator[str]:
+    for model, count in vitals.left_out.items():
+        yield f"{count} more tenants of {model} have a queue"
+    if (count := vitals.endpoint_count - len(vitals.endpoints)) > 0:
+        yield f"{count} more endpoints have deliveries waiting"
+    if (count := len(vitals.overview.workers) - len(vitals.workers)) > 0:
+        yield f"{count} more workers are alive"
 
 
 def _head(vitals: Vitals) -> Text:
@@ -104,9 +121,45 @@ def _stages(vitals: Vitals) -> Table:
     return table
 
 
+def _endpoints(vitals: Vitals, *, wide: bool) -> Table:
+    """Draw where deliveries wait for another try, and why the oldest does."""
+    more = ("next try",) if wide else ()
+    table = _table("endpoint", "waiting", "failing", "oldest", *more, words=1)
+    table.add_column("last", overflow="fold")
+    for each in vitals.endpoints:
+        last = f"{each.last_status} (try {each.tries})" if each.tries else each.last_status
+        due = ("-" if each.next_ms is None else span(each.next_ms),) if wide else ()
+        table.add_row(
+            Text(one_line(each.host)),
+            str(each.waiting),
+            str(each.failing),
+            span(each.oldest_ms),
+            *due,
+            Text(one_line(last)),
+        )
+    return table
+
+
+def _workers(vitals: Vitals, *, wide: bool) -> Table:
+    """Draw who is alive and what each holds; a narrow terminal does without what seldom changes."""
+    more = ("version", "stages", "up") if wide else ()
+    table = _table("worker", *more[:2], *more[2:], "seen", words=1 + len(more[:2]))
+    table.add_column("in flight", overflow="fold")
+    now_ms = vitals.overview.at_ms
+    for each in vitals.workers:
+        held = " ".join(f"{stage} {count}" for stage, count in each.in_flight.items()) or "-"
+        up = "-" if each.since_at is None else span(max(0, now_ms - each.since_at))
+        rare = (Text(one_line(each.version) or "-"), Text(one_line(" ".join(each.stages)) or "-"), up)
+        table.add_row(
+            Text(one_line(each.name)), *(rare if wide else ()), span(each.seen_ms), Text(one_line(held))
+        )
+    return table
+
+
 def _spend(vitals: Vitals) -> Table:
-    table = _table("spent and held", "window", "amount", "cap", words=2)
+    table = _table("spent and held", "window", "amount", "of it held", "cap", words=2)
     for row in vitals.spend:
         cap = "-" if row.limit_micros is None else money(row.limit_micros, row.currency)
-        table.add_row(Text(row.scope), row.window, money(row.used_micros, row.currency), cap)
+        used, held = (money(micros, row.currency) for micros in (row.used_micros, row.held_micros))
+        table.add_row(Text(row.scope), row.window, used, held, cap)
     return table

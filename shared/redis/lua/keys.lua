@@ -15,6 +15,8 @@ local K = {
   lane = function(lane) return P .. "lane:" .. lane end,
   index = function(name) return P .. "z:" .. name end,
   slots = function(lane) return P .. "slots:" .. lane end,
+  waiting = function(host) return P .. "ew:" .. host end,
+  failing = function(host) return P .. "ef:" .. host end,
   hint = function(stage, lane) return P .. "hint:" .. stage .. ":" .. lane end,
   counts = P .. "counts",
   control = P .. "control",
@@ -24,6 +26,7 @@ local K = {
   parked = P .. "parked",
   orphans = P .. "orphans",
   workers = P .. "workers",
+  endpoints = P .. "endpoints",
   ended = P .. "ended",
   audit = P .. "audit",
 }

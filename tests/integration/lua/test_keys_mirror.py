@@ -17,6 +17,7 @@ CALLS = {
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
     "balances": "balances", "usage": "usage", "parked": "parked", "orphans": "orphans", "workers": "workers", "ended": "ended",
     "audit": "audit",
+    "waiting('a')": "waiting", "failing('a')": "failing", "endpoints": "endpoints",
 }  # fmt: skip
 
 
