@@ -9,9 +9,14 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, enqueue, top
+from bench import drain, enqueue, events, top
 
-BENCHES = {"enqueue": enqueue.measure, "drain": drain.measure, "top": top.measure}
+BENCHES = {
+    "enqueue": enqueue.measure,
+    "drain": drain.measure,
+    "events": events.measure,
+    "top": top.measure,
+}
 
 
 def main() -> int:
