@@ -9,12 +9,13 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, enqueue, events, top
+from bench import drain, enqueue, events, flower, top
 
 BENCHES = {
     "enqueue": enqueue.measure,
     "drain": drain.measure,
     "events": events.measure,
+    "flower": flower.measure,
     "top": top.measure,
 }
 

@@ -66,7 +66,7 @@ def _run(jobs: int, artifacts: Path) -> dict[str, float]:
             "worker_cpu_ms_per_job": 1000 * spent / jobs,
             "jobs_per_s": jobs / elapsed,
             "polls_per_job": polls / (jobs + 1),
-            "rss_mb": _rss_mb(worker.process.pid),
+            "rss_mb": rss_mb(worker.process.pid),
         }
 
 
@@ -95,6 +95,6 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-def _rss_mb(pid: int) -> float:
+def rss_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
