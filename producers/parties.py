@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from redis import Redis
+
     from shared.redis.keys import Keys
 
 MOST_ENDPOINTS: Final = 20
@@ -52,7 +54,44 @@ class EndpointUse:
     next_ms: int | None = None
 
 
-def parse_worker(name: str, seen_ms: int, values: Sequence[bytes | None]) -> WorkerUse:
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Both, as far as they are read."""
+
+    workers: tuple[WorkerUse, ...]
+    endpoints: tuple[EndpointUse, ...]
+
+
+def read_parties(
+    client: Redis, keys: Keys, names: Sequence[str], hosts: Sequence[str], now_ms: int
+) -> Parties:
+    """Read what workers say of themselves, and how endpoints stand; two trips, the second only for what fails."""
+    names = names[:MOST_WORKERS]
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.hmget(keys.worker(name), WORKER_FIELDS)
+        pipe.zscore(keys.workers, name)
+    for host in hosts:
+        _queue_endpoint(pipe, keys, host)
+    replies = pipe.execute()
+    workers = tuple(
+        _worker(name, now_ms - int(replies[2 * at + 1] or now_ms), replies[2 * at])
+        for at, name in enumerate(names)
+    )
+    rest = replies[2 * len(names) :]
+    found = [_endpoint(host, rest[4 * at : 4 * at + 4], now_ms) for at, host in enumerate(hosts)]
+    failed = [event_id for _, event_id in found if event_id is not None]
+    for event_id in failed:
+        _queue_reason(pipe, keys, event_id)
+    why = iter(pipe.execute() if failed else ())
+    endpoints = (
+        use if event_id is None else _with_reason(use, (next(why), next(why)), now_ms)
+        for use, event_id in found
+    )
+    return Parties(workers, tuple(use for use in endpoints if use.waiting))
+
+
+def _worker(name: str, seen_ms: int, values: Sequence[bytes | None]) -> WorkerUse:
     """Read the record of a worker: WORKER_FIELDS, each of which may be missing."""
     host, pid, since, version, stages, held = ("" if each is None else each.decode() for each in values)
     pairs = (each.partition("=") for each in held.split())
@@ -74,7 +113,7 @@ def queue_endpoints(pipe: Any, keys: Keys) -> None:
     pipe.zcard(keys.endpoints)
 
 
-def queue_endpoint(pipe: Any, keys: Keys, host: str) -> None:
+def _queue_endpoint(pipe: Any, keys: Keys, host: str) -> None:
     """Ask how one endpoint stands: four replies."""
     pipe.zcard(keys.waiting(host))
     pipe.zcard(keys.failing(host))
@@ -82,20 +121,20 @@ def queue_endpoint(pipe: Any, keys: Keys, host: str) -> None:
     pipe.zrange(keys.failing(host), 0, 0)
 
 
-def parse_endpoint(host: str, replies: Sequence[Any], now_ms: int) -> tuple[EndpointUse, str | None]:
+def _endpoint(host: str, replies: Sequence[Any], now_ms: int) -> tuple[EndpointUse, str | None]:
     """Read the replies; give the oldest delivery that failed, too, which says why."""
     waiting, failing, oldest, first = replies
     age = max(0, now_ms - int(oldest[0][1])) if oldest else 0
     return EndpointUse(host, waiting, failing, age), first[0].decode() if first else None
 
 
-def queue_reason(pipe: Any, keys: Keys, event_id: str) -> None:
+def _queue_reason(pipe: Any, keys: Keys, event_id: str) -> None:
     """Ask what became of a delivery: two replies."""
     pipe.hmget(keys.delivery(event_id), DELIVERY_FIELDS)
     pipe.zscore(keys.index("notify"), event_id)
 
 
-def with_reason(use: EndpointUse, replies: Sequence[Any], now_ms: int) -> EndpointUse:
+def _with_reason(use: EndpointUse, replies: Sequence[Any], now_ms: int) -> EndpointUse:
     """Add what the oldest failed delivery says."""
     (attempts, last), due_at = replies
     return EndpointUse(

@@ -10,18 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.overview import Overview, parse_overview, queue_overview
-from producers.parties import (
-    MOST_WORKERS,
-    WORKER_FIELDS,
-    EndpointUse,
-    WorkerUse,
-    parse_endpoint,
-    parse_worker,
-    queue_endpoint,
-    queue_endpoints,
-    queue_reason,
-    with_reason,
-)
+from producers.parties import EndpointUse, WorkerUse, queue_endpoints, read_parties
 from producers.store_caps import cap_rows
 
 if TYPE_CHECKING:
@@ -121,7 +110,7 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
     waiting, left_out = _waiting(models, replies[split:])
     names = [f"{account}/{model}" for account, model in lanes]
     sizes = _sizes(client, keys, settings, names, waiting, overview.at_ms)
-    workers, endpoints = _parties(client, keys, overview, [host.decode() for host in hosts])
+    parties = read_parties(client, keys, overview.workers, [host.decode() for host in hosts], overview.at_ms)
     return Vitals(
         overview=overview,
         lanes=tuple(_lane(name, count, settings) for name, count in zip(names, sizes.posts, strict=True)),
@@ -129,39 +118,10 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
         stages=sizes.stages,
         spend=sizes.spend,
         left_out=left_out,
-        workers=workers,
-        endpoints=endpoints,
+        workers=parties.workers,
+        endpoints=parties.endpoints,
         endpoint_count=endpoint_count,
     )
-
-
-def _parties(
-    client: Redis, keys: Keys, overview: Overview, hosts: Sequence[str]
-) -> tuple[tuple[WorkerUse, ...], tuple[EndpointUse, ...]]:
-    """Read what workers say of themselves, and how endpoints stand; two trips, the second only for what fails."""
-    names, now_ms = overview.workers[:MOST_WORKERS], overview.at_ms
-    pipe = client.pipeline(transaction=False)
-    for name in names:
-        pipe.hmget(keys.worker(name), WORKER_FIELDS)
-        pipe.zscore(keys.workers, name)
-    for host in hosts:
-        queue_endpoint(pipe, keys, host)
-    replies = pipe.execute()
-    workers = tuple(
-        parse_worker(name, now_ms - int(replies[2 * at + 1] or now_ms), replies[2 * at])
-        for at, name in enumerate(names)
-    )
-    rest = replies[2 * len(names) :]
-    found = [parse_endpoint(host, rest[4 * at : 4 * at + 4], now_ms) for at, host in enumerate(hosts)]
-    failed = [event_id for _, event_id in found if event_id is not None]
-    for event_id in failed:
-        queue_reason(pipe, keys, event_id)
-    why = iter(pipe.execute() if failed else ())
-    endpoints = (
-        use if event_id is None else with_reason(use, (next(why), next(why)), now_ms)
-        for use, event_id in found
-    )
-    return workers, tuple(use for use in endpoints if use.waiting)
 
 
 def _waiting(
