@@ -157,7 +157,7 @@ def _workers(vitals: Vitals, *, wide: bool) -> Table:
 
 
 def _spend(vitals: Vitals) -> Table:
-    table = _table("spent and held", "window", "amount", "of it held", "cap", words=2)
+    table = _table("spent and held", "window", "amount", "held", "cap", words=2)
     for row in vitals.spend:
         cap = "-" if row.limit_micros is None else money(row.limit_micros, row.currency)
         used, held = (money(micros, row.currency) for micros in (row.used_micros, row.held_micros))
