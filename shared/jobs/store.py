@@ -8,6 +8,7 @@ from shared.errors import JobNotFound, TransitionRefused
 from shared.jobs.job import Job
 from shared.jobs.transition import Applied, context_json, transitions_json
 from shared.redis.scripts import run, run_async
+from shared.redis.together import read_together, read_together_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,22 +19,23 @@ if TYPE_CHECKING:
     from shared.jobs.transition import Transition
     from shared.redis.keys import Keys
     from shared.redis.scripts import Argument
+    from shared.redis.together import Read
     from shared.settings import LimitSettings
 
 TRIES: Final = 5  # a record that moves between read and apply is read and planned again
 
 
-def queue_reads(pipe: Any, keys: Keys, job_ids: Iterable[str]) -> None:
-    """Put the reads of records into a pipeline, four per job."""
+def _reads(keys: Keys, job_ids: Iterable[str]) -> list[Read]:
+    """Give the reads of records, four per job."""
+    found: list[Read] = []
     for job_id in job_ids:
-        pipe.hgetall(keys.job(job_id))
-        pipe.get(keys.spec(job_id))
-        pipe.hgetall(keys.detail(job_id))
-        pipe.lrange(keys.timeline(job_id), 0, -1)
+        found += [("hash", keys.job(job_id)), ("string", keys.spec(job_id))]
+        found += [("hash", keys.detail(job_id)), ("list", keys.timeline(job_id))]
+    return found
 
 
-def parse_reads(job_ids: Sequence[str], replies: Sequence[Any]) -> list[Job | None]:
-    """Read the pipeline's replies; None where there is no record."""
+def _jobs(job_ids: Sequence[str], replies: Sequence[Any]) -> list[Job | None]:
+    """Give the jobs of the replies; None where there is no record."""
     return [
         Job.parse(job_id, *replies[4 * at : 4 * at + 4]) if replies[4 * at] else None
         for at, job_id in enumerate(job_ids)
@@ -47,9 +49,7 @@ class JobStore:
         self._client, self._keys, self._limits = client, keys, limits
 
     def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        pipe = self._client.pipeline(transaction=True)
-        queue_reads(pipe, self._keys, job_ids)
-        return parse_reads(job_ids, pipe.execute())
+        return _jobs(job_ids, read_together(self._client, self._keys, _reads(self._keys, job_ids)))
 
     def get(self, job_id: str) -> Job:
         return _found(job_id, self.read([job_id])[0])
@@ -84,9 +84,8 @@ class AsyncJobStore:
         self._client, self._keys, self._limits = client, keys, limits
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        pipe = self._client.pipeline(transaction=True)
-        queue_reads(pipe, self._keys, job_ids)
-        return parse_reads(job_ids, await pipe.execute())
+        found = await read_together_async(self._client, self._keys, _reads(self._keys, job_ids))
+        return _jobs(job_ids, found)
 
     async def get(self, job_id: str) -> Job:
         return _found(job_id, (await self.read([job_id]))[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shared.errors import StateUnavailable
 from shared.money.audit import Audit
 from shared.money.entry import parse_entry
+from shared.redis.together import read_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shared.money.audit import LedgerReport
     from shared.money.entry import Entry
     from shared.redis.keys import Keys
+    from shared.redis.together import Read
 
     T = TypeVar("T")
 
@@ -53,14 +55,11 @@ class Books:
 
 def read_books(client: Redis, keys: Keys) -> Books:
     """Read running balances, opening balances and the last entry's id, all of the same instant."""
-    pipe = client.pipeline(transaction=True)
-    pipe.hgetall(keys.balances)
-    pipe.hgetall(keys.opening)
-    pipe.xrevrange(keys.ledger, count=1)
-    pipe.time()
-    balances, opening, last, (seconds, micros) = pipe.execute()
+    reads: list[Read] = [("hash", keys.balances), ("hash", keys.opening), ("last", keys.ledger)]
+    balances, opening, last = read_together(client, keys, reads)
+    seconds, micros = client.time()
     last_id = last[0][0].decode() if last else ""
-    return Books(_sums(balances), _sums(opening), last_id, seconds * 1000 + micros // 1000)
+    return Books(_sums(balances), _sums(opening), last_id, int(seconds) * 1000 + int(micros) // 1000)
 
 
 def _sums(found: Mapping[bytes, bytes]) -> dict[str, int]:

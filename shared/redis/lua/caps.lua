@@ -40,9 +40,10 @@ end
 local function batch_room(job)
   local key = K.batch(job.tenant, job.batch)
   if not batches[key] then
-    local r = redis.call("HMGET", key, "stopped", "max_cost", "cost_micros", "held_micros")
+    local r = redis.call("HMGET", key, "stopped", "max_cost", "cost_micros", "held_micros", "doubt_micros")
     local holds = tonumber(r[4] or "0")
-    batches[key] = { stopped = r[1], held = holds, room = r[2] and r[2] - (r[3] or 0) - holds or math.huge }
+    batches[key] = { stopped = r[1], held = holds, room = r[2] and r[2] - (r[3] or 0) - (r[5] or 0) - holds
+      or math.huge }
   end
   return batches[key]
 end

@@ -52,5 +52,7 @@ local function money_doubt(job, id)
   local held = tonumber(job.hold or "0")
   post(job, id, "doubt", "held:" .. job.tenant, "doubt:" .. job.tenant, held)
   hold_of_account(job, -held)
+  hold_of_batch(job, -held)
+  if job.batch then count(K.batch(job.tenant, job.batch), "doubt_micros", held) end
   redis.call("HSET", K.record("j", id), "hold", 0)
 end

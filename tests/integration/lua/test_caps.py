@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic_core import to_json
 
-from shared.jobs.commands import plan_cancel
+from shared.jobs.commands import plan_cancel, plan_resubmit
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from shared.money.caps import claim_caps, reject_caps
@@ -216,6 +216,20 @@ def test_a_batch_uses_what_came_back(state: State) -> None:
     assert end(state, entry) is Applied.FIRST
     state.now_ms += 1000
     assert len(state.claim_submit()[2]) == 1
+
+
+def test_money_in_doubt_stops_a_batch(state: State) -> None:
+    """What a resubmitted job may have cost counts, and will not come back: nothing to wait for."""
+    job_id, _ = state.try_enqueue(2, batch="b", batch_caps={"max_cost": str(PRICE)})[0]
+    (entry,) = state.claim_submit()[2]
+    state.intent(entry)
+    unknown = Change(before=JobState.SUBMITTING, after=JobState.UNKNOWN, leave=(f"submit:{LANE}",))
+    state.apply(Transition(job_id=job_id, intent_id="i1", changes=(unknown,)))
+    again = plan_resubmit(state.job(job_id), by="ops", now_ms=state.now_ms + 120_000, wait_ms=120_000)
+    assert state.apply(again) == [Applied.FIRST]
+    state.now_ms += 120_000
+    assert state.claim_submit()[2] == []
+    assert state.client.hget(state.keys.batch("acme", "b"), "stopped") == b"max_cost"
 
 
 def test_a_batch_stops_when_too_many_failed(state: State) -> None:
