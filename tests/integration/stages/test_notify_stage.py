@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 import workers.stages.notify as notify_module
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
-from shared.jobs.store import JobStore
+from shared.jobs.store import AsyncJobStore, JobStore
 from shared.jobs.transition import context_json
 from shared.redis.scripts import run
 from shared.settings import EndpointSettings, StorageSettings, WebhookSettings
@@ -26,6 +26,7 @@ from workers.delivery.egress import Egress, EgressPolicy
 from workers.delivery.webhook import WebhookSender
 from workers.stages.notify import CROWDED_MS, SILENT_PLACES, UNCONFIGURED_MS, NotifyStage
 from workers.stages.stage import Shop
+from workers.stages.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -686,6 +687,26 @@ async def test_an_unknown_name_waits_under_that_name(telling: Telling) -> None:
     await telling.notify()
     assert telling.delivery(event_id)["state"] == "delivered"
     assert telling.waiting() == {}
+
+
+async def test_what_an_older_worker_ended_is_taken_out(telling: Telling) -> None:
+    """It delivered and knew no endpoints, or the record is gone; what still waits stays."""
+    kept, ended, gone = [await telling.an_event("/status/500") for _ in range(3)]
+    await telling.notify()
+    ((waiting, _failing),) = telling.waiting().values()
+    assert len(waiting) == 3
+    telling.state.client.hset(telling.state.keys.delivery(ended), "state", "delivered")
+    telling.state.client.delete(telling.state.keys.delivery(gone))
+    sweep = Sweep(
+        telling.client,
+        telling.state.keys,
+        AsyncJobStore(telling.client, telling.state.keys, telling.settings.limits),
+        telling.settings,
+        telling.shop,
+    )
+    await sweep.run()
+    ((waiting, failing),) = telling.waiting().values()
+    assert ([event_id for event_id, _ in waiting], failing) == ([kept], [kept])
 
 
 # --- one endpoint does not crowd out others
