@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test faults check format lint types imports lua compose compose-test fmt docs lock clean venv
+.PHONY: help demo test faults soak check format lint types imports lua compose compose-test fmt docs lock clean venv
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ test: $(DEV_STAMP) ## every test against real servers, nothing skipped
 faults: $(DEV_STAMP) ## every staged fault, judged by the provider's ledger: minutes; ARGS=--json for the table
 	@tools/debian-packages redis-server=redis-server
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+soak: $(DEV_STAMP) ## random faults under load, a minute for each of SEEDS (1); SEED=N replays one
+	@$(BIN)/python -m tests.faults.soak --seeds $(or $(SEEDS),1) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: prerequisites format lint types imports lua compose test ## format, lint, types, imports, Lua lint, compose file, tests
 

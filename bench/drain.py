@@ -18,9 +18,10 @@ import httpx
 from producers import Darkroom
 from producers.stack import Stack
 from shared.jobs.lifecycle import JobState
+from shared.redis.client import make_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 JOBS = 2_000
 WITHIN_S = 240.0
@@ -34,7 +35,7 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
     # Kept until the end: ext4 looks for a free inode past every one deleted in the last minutes, at 1 ms a file.
     with TemporaryDirectory(prefix="darkroom-bench-") as kept:
         for number in range(runs):
-            rows.append(_run(jobs, Path(kept, str(number))))
+            rows.append(drained(jobs, Path(kept, str(number))))
             say(f"run {number + 1}/{runs}: " + ", ".join(f"{k} {v:,.2f}" for k, v in rows[-1].items()))
     return {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]} | {
         "jobs": jobs,
@@ -42,12 +43,16 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
     }
 
 
-def _run(jobs: int, artifacts: Path) -> dict[str, float]:
+def drained(jobs: int, artifacts: Path, server: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Drain once. `server` are options of the state server, set before the worker's clock starts."""
     constant = ("--latency-sigma", "0", "--latency-scale", "off", "--image-px", "64")
     with (
         Stack(flower=False, events=False, sandbox_args=constant, keep_in=artifacts) as stack,
         httpx.Client(trust_env=False) as http,
     ):
+        client = make_client(stack.settings.redis)
+        for name, value in (server or {}).items():
+            client.config_set(name, value)
         worker = next(part for part in stack.parts if part.name == "worker1")
         sink = stack.urls["sink"]
         with Darkroom(stack.settings) as darkroom:

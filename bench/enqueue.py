@@ -69,7 +69,7 @@ def _run(settings: Settings, jobs: int) -> dict[str, float]:
     client.flushall()
     return {
         "limit": _limit(client, settings, jobs),
-        "darkroom": _darkroom(client, settings, jobs),
+        "darkroom": enqueued_per_s(client, settings, jobs),
         "celery": _celery(settings, client),
     }
 
@@ -85,7 +85,8 @@ def _items(count: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         yield request, {"idempotency_key": f"{prefix}-{number}"}
 
 
-def _darkroom(client: Redis, settings: Settings, jobs: int) -> float:
+def enqueued_per_s(client: Redis, settings: Settings, jobs: int) -> float:
+    """Give the jobs per second of one enqueue_many into an empty server."""
     client.flushall()
     items = list(_items(jobs))
     with Darkroom(settings) as darkroom:

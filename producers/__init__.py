@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         TransitionRefused,
         UnknownPrice,
     )
-    from shared.jobs.enqueue import Disposition
+    from shared.jobs.disposition import Disposition
     from shared.jobs.job import Artifact, Job, TimelineEntry
     from shared.jobs.lifecycle import JobState
     from shared.jobs.request import GenerationRequest, PaletteColor
@@ -122,7 +122,7 @@ _HOMES: Final = {
         "TransitionRefused",
         "UnknownPrice",
     ),
-    "shared.jobs.enqueue": ("Disposition",),
+    "shared.jobs.disposition": ("Disposition",),
     "shared.jobs.job": ("Artifact", "Job", "TimelineEntry"),
     "shared.jobs.lifecycle": ("JobState",),
     "shared.jobs.request": ("GenerationRequest", "PaletteColor"),

@@ -27,7 +27,8 @@ from producers.waiters import AsyncWaiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
-from shared.jobs.enqueue import Disposition, check_name
+from shared.jobs.disposition import Disposition
+from shared.jobs.names import check_name
 from shared.jobs.store import AsyncJobStore
 from shared.jobs.transition import context_json
 from shared.redis.client import check_server, make_async_client, make_client, translated
@@ -60,6 +61,7 @@ class AsyncDarkroom:
         self._hints = Hinter(self.settings, self._keys)
         self._waiters = AsyncWaiters(self._client, self._keys, self._jobs, self._url)
         self._checked = False
+        self._checking: asyncio.Task[None] | None = None
         self._store: ObjectStore | None = None
 
     async def __aenter__(self) -> Self:
@@ -170,7 +172,7 @@ class AsyncDarkroom:
             record = await client.hgetall(self._keys.batch(owner, name))
         if not record:
             raise BatchNotFound(name)
-        return BatchStatus.parse(name, owner, self._core.currency, record)
+        return BatchStatus.parse(name, owner, self.settings.currency, record)
 
     async def wait_batch(
         self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5
@@ -281,16 +283,26 @@ class AsyncDarkroom:
     # --- the server ---
 
     async def _check(self) -> None:
-        """Refuse a server that may not hold the truth; asked once, off the loop."""
-        if not self._checked:
-            await asyncio.to_thread(_check_server, self.settings)
-            self._checked = True
+        """Refuse a server that may not hold the truth; asked off the loop, and once for all who wait meanwhile."""
+        if self._checked:
+            return
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(asyncio.to_thread(_check_server, self.settings))
+            self._checking.add_done_callback(_seen)
+        await asyncio.shield(self._checking)  # who is cancelled does not cancel it for the others
+        self._checked = True
 
     @asynccontextmanager
     async def _state(self) -> AsyncIterator[None]:
         await self._check()
         with translated(self._url):
             yield
+
+
+def _seen(check: asyncio.Task[None]) -> None:
+    """Look at its error, which asyncio would complain of if all who waited were cancelled."""
+    if not check.cancelled():
+        check.exception()
 
 
 def _check_server(settings: Settings) -> None:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from producers.receipt import ItemReceipt
 from shared.errors import InvalidRequest, Issue, UnknownPrice
+from shared.jobs.disposition import Disposition
 from shared.jobs.enqueue import (
     CHUNK_JOBS,
     SPEC_START,
-    Disposition,
     JobParams,
-    check_name,
     idempotency_digest,
     job_kind,
     key_issues,
@@ -27,6 +26,7 @@ from shared.jobs.enqueue import (
     parse_placed,
     spec_end,
 )
+from shared.jobs.names import check_name
 from shared.jobs.request import fingerprint, parse_request, request_bytes
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _caps_of(caps: BatchCaps | None, core: Core, batch: str | None) -> dict[str,
         return {}
     if batch is None:
         raise InvalidRequest((Issue("batch_caps", "batch", "batch_caps are those of a batch: name one"),))
-    if caps.max_cost is not None and not core.currency:
+    if caps.max_cost is not None and not core.settings.currency:
         raise InvalidRequest((_MANY_CURRENCIES,))
     return caps.fields()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from producers.audits import AuditEntry, parse_audit
 from producers.bulk import Bulk
 from producers.core import (
     Core,
@@ -19,23 +18,21 @@ from producers.core import (
 from producers.freezes import Frozen, freeze_arguments
 from producers.hints import Hinter
 from producers.link import Link, Sender
-from producers.overview import Overview, parse_overview, queue_overview
+from producers.looking import Looking
 from producers.pauses import pause_arguments
-from producers.receipt import BatchReceipt, BatchStatus, CancelResult, ItemReceipt, Receipt, cancel_outcome
+from producers.receipt import BatchReceipt, CancelResult, ItemReceipt, Receipt, cancel_outcome
 from producers.waiters import Waiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
-from shared.jobs.enqueue import Disposition, check_name
-from shared.jobs.store import JobStore
+from shared.jobs.disposition import Disposition
+from shared.jobs.names import check_name
 from shared.jobs.transition import context_json
-from shared.redis.client import check_server, make_client, translated
 from shared.redis.scripts import run
-from shared.settings import load_settings
 from shared.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from shared.jobs.data_uri import DataUri
     from shared.jobs.job import Job
@@ -51,7 +48,7 @@ if TYPE_CHECKING:
     JobIds = list[str] | tuple[str, ...]
 
 
-class Darkroom:
+class Darkroom(Looking):
     """Enqueues jobs and asks after them.
 
     `settings` (or overrides of what environment and darkroom.toml say) name the state server. Nothing connects
@@ -60,28 +57,18 @@ class Darkroom:
     """
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = settings or load_settings(**overrides)
+        super().__init__(settings, **overrides)
         self._core = Core(self.settings)
-        self._keys, self._url = self._core.keys, self.settings.redis.url
-        self._client = make_client(self.settings.redis)
-        self._jobs = JobStore(self._client, self._keys, self.settings.limits)
         self._hints = Hinter(self.settings, self._keys)
         self._waiters = Waiters(self._client, self._keys, self._jobs, self._url)
         self._opening = threading.Lock()
-        self._checked = False
         self._store: ObjectStore | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End waits and close connections."""
         self._hints.close()
         self._waiters.close()
-        self._client.close()
+        super().close()
 
     # --- enqueue ---
 
@@ -195,17 +182,7 @@ class Darkroom:
             self._store = self._store or open_store(self.settings.storage)
             return self._store
 
-    # --- ask ---
-
-    def get(self, job_id: str) -> Job:
-        """Read a job. Raises JobNotFound."""
-        with self._state():
-            return self._jobs.get(job_id)
-
-    def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Read jobs, in one round trip; None where there is no record."""
-        with self._state():
-            return self._jobs.read(job_ids)
+    # --- wait ---
 
     @overload
     def wait(self, job_ids: str, timeout_s: float | None = None) -> Job: ...
@@ -220,48 +197,6 @@ class Darkroom:
         if isinstance(job_ids, str):
             return self._waiters.wait([job_ids], timeout_s)[0]
         return self._waiters.wait(job_ids, timeout_s)
-
-    def batch(self, name: str, tenant: str | None = None) -> BatchStatus:
-        """Read a batch. Raises BatchNotFound."""
-        owner = self._core.tenant(tenant)
-        with self._state():
-            record: Any = self._client.hgetall(self._keys.batch(owner, name))
-        if not record:
-            raise BatchNotFound(name)
-        return BatchStatus.parse(name, owner, self._core.currency, record)
-
-    def wait_batch(
-        self, name: str, timeout_s: float | None = None, *, tenant: str | None = None, every_s: float = 0.5
-    ) -> BatchStatus:
-        """Wait until the batch is sealed and all its jobs have ended. Raises TimeoutError, BatchNotFound."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while (status := self.batch(name, tenant)).completed_at is None:
-            left = every_s if deadline is None else min(every_s, deadline - time.monotonic())
-            if left <= 0:
-                raise TimeoutError(f"batch {name}: {status.done} of {status.total} jobs have ended so far")
-            time.sleep(left)
-        return status
-
-    def overview(self) -> Overview:
-        """Read the state of lanes, workers and counts."""
-        with self._state():
-            pipe = self._client.pipeline(transaction=False)
-            lanes = queue_overview(pipe, self._keys, self.settings)
-            return parse_overview(lanes, pipe.execute(), self.settings)
-
-    def unknown(self, limit: int = 1000) -> list[Job]:
-        """Read the jobs whose submit has an unknown outcome, oldest first."""
-        with self._state():
-            members: Any = self._client.zrange(self._keys.index("unknown"), 0, limit - 1)
-            jobs = self._jobs.read([member.decode() for member in members])
-        return [job for job in jobs if job is not None]
-
-    def now_ms(self) -> int:
-        """Ask the state server for its time (unix ms)."""
-        with self._state():
-            reply: Any = self._client.time()
-        seconds, micros = reply
-        return int(seconds) * 1000 + int(micros) // 1000
 
     # --- change ---
 
@@ -315,12 +250,6 @@ class Darkroom:
             self._hints.hint([lane])
         return changed
 
-    def audit(self, limit: int = 1000) -> list[AuditEntry]:
-        """Read who froze and paused what, newest first."""
-        with self._state():
-            rows: Any = self._client.xrevrange(self._keys.audit, count=limit)
-        return parse_audit(rows)
-
     def _close_batch(self, name: str, tenant: str) -> int:
         arguments = (context_json(self.settings.limits), tenant, name, "seal")
         with self._state():
@@ -334,21 +263,6 @@ class Darkroom:
         return before
 
     # --- the server ---
-
-    def _check(self) -> None:
-        """Refuse a server that may not hold the truth; asked once."""
-        if self._checked:
-            return
-        with self._opening:
-            if not self._checked:
-                check_server(self._client, self.settings)
-                self._checked = True
-
-    @contextmanager
-    def _state(self) -> Iterator[None]:
-        self._check()
-        with translated(self._url):
-            yield
 
     def _clock(self) -> Callable[[], int]:
         """Give a clock that asks the server once, and only if it is needed."""

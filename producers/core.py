@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from producers.receipt import Receipt
 from shared.errors import InvalidRequest, Issue, JobNotFound, TransitionRefused
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.transition import Applied
 from shared.orders import Orders
 

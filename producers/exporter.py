@@ -18,6 +18,7 @@ from producers import store_metrics as m
 from producers.parties import MOST_ENDPOINTS
 from producers.store_caps import CapRow, cap_rows
 from shared.jobs.lifecycle import JobState
+from shared.money.entry import entry_order
 from shared.redis.keys import Keys
 from shared.telemetry import family
 
@@ -111,7 +112,14 @@ class Scrape:
             self._ask_server,
             self._ask_hosts,
         )
-        self._trip(self._ask_stages, self._ask_queues, self._ask_money, self._ask_caps, self._ask_endpoints)
+        self._trip(
+            self._ask_stages,
+            self._ask_queues,
+            self._ask_ledger,
+            self._ask_money,
+            self._ask_caps,
+            self._ask_endpoints,
+        )
         self._trip(self._ask_ages)
 
     def _trip(self, *parts: Callable[[Asked], None]) -> None:
@@ -153,6 +161,8 @@ class Scrape:
         asked.ask("zcard", keys.index("batches"), then=lambda reply: self._set(m.OPEN_BATCHES, reply))
         asked.ask("zcard", keys.index("notify"), then=lambda reply: self._set(m.DELIVERIES, reply))
         asked.ask("hget", keys.control, "freeze", then=lambda reply: self._set(m.FROZEN, reply is not None))
+        asked.ask("hvals", keys.losses, then=lambda reply: self._set(m.LOST, reply.count(b"open")))
+        asked.ask("zcard", keys.index("newer"), then=lambda reply: self._set(m.NEWER, reply))
         asked.ask("zcard", keys.index("store"), then=lambda reply: self._set(m.STORING, reply))
         asked.ask("zrange", keys.index("store"), 0, SAMPLE - 1, then=storing)
         asked.ask("hlen", keys.balances, then=balances)
@@ -292,6 +302,14 @@ class Scrape:
             self._set(m.LEFT_OUT, len(depths) - 1 >= MOST_TENANTS, f"tenants of {model}")
 
         return take
+
+    def _ask_ledger(self, asked: Asked) -> None:
+        def oldest(reply: Sequence[tuple[bytes, Any]]) -> None:
+            since_ms = entry_order(reply[0][0].decode())[0] if reply else self._now_ms
+            self._set(m.LEDGER_AGE, max(0, self._now_ms - since_ms) / 1000)
+
+        asked.ask("xlen", self._keys.ledger, then=lambda reply: self._set(m.ENTRIES, reply))
+        asked.ask("xrange", self._keys.ledger, count=1, then=oldest)
 
     def _ask_money(self, asked: Asked) -> None:
         if self._balances > MOST_BALANCES:

@@ -53,7 +53,11 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it, at `at_ms` of the state server. `due` counts entries of the stages' indexes."""
+    """All of it, at `at_ms` of the state server.
+
+    `losses`: stores that workers found emptied or replaced, and that nobody has looked into; `newer`: records of a later
+    version that workers left alone in the last minute.
+    """
 
     at_ms: int
     counts: Mapping[str, int]
@@ -64,6 +68,8 @@ class Overview:
     deliveries: int
     orphans: int
     frozen: Freeze | None
+    losses: int = 0
+    newer: int = 0
 
 
 def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str, str]]:
@@ -77,6 +83,8 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.zcard(keys.index("notify"))
     pipe.hlen(keys.orphans)
     pipe.hmget(keys.control, FREEZE_FIELDS)
+    pipe.hvals(keys.losses)
+    pipe.zcard(keys.index("newer"))
     for account, model in lanes:
         lane = f"{account}/{model}"
         pipe.hgetall(keys.lane(lane))
@@ -89,14 +97,16 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
 
 def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], settings: Settings) -> Overview:
     """Read the pipeline's replies."""
-    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze = replies[:8]
+    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, losses, newer = replies[
+        :10
+    ]
     now_ms = seconds * 1000 + micros // 1000
     alive_since = now_ms - settings.worker.lease_s * 1000
     return Overview(
         at_ms=now_ms,
         counts={state: max(0, int(found or 0)) for state, found in zip(JobState, counts, strict=True)},
         lanes=tuple(
-            _lane(f"{account}/{model}", replies[8 + 5 * at : 13 + 5 * at], settings)
+            _lane(f"{account}/{model}", replies[10 + 5 * at : 15 + 5 * at], settings)
             for at, (account, model) in enumerate(lanes)
         ),
         workers=tuple(name.decode() for name, seen_at in workers if seen_at >= alive_since),
@@ -105,6 +115,8 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         deliveries=notify,
         orphans=orphans,
         frozen=parse_freeze(freeze),
+        losses=losses.count(b"open"),
+        newer=newer,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self, overload
 
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.lifecycle import JobState
 
 if TYPE_CHECKING:

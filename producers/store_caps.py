@@ -50,12 +50,12 @@ def cap_rows(settings: Settings, now_ms: int) -> list[CapRow]:
         if cap.scope != ANY_TENANT:
             wanted[cap.scope, cap.window, cap.currency] = cap.limit_micros
     return [
-        CapRow(scope, window, currency, limit, f"{currency}|{scope}|{_period(window, now_ms)}")
+        CapRow(scope, window, currency, limit, f"{currency}|{scope}|{period_name(window, now_ms)}")
         for (scope, window, currency), limit in wanted.items()
     ]
 
 
-def _period(window: str, now_ms: int) -> str:
+def period_name(window: str, now_ms: int) -> str:
     """Name the period as `calendar.lua` does."""
     match window:
         case "day":

@@ -65,6 +65,13 @@ PAUSED: Final = _gauge(
 CLOSED: Final = _gauge("lane_closed_seconds", "Time until a 429's closure ends; 0 when open.", "lane")
 CAPPED: Final = _gauge("lane_capped", "1 while a cap of the account stops submits.", "lane")
 FROZEN: Final = _gauge("frozen", "1 while a freeze stops submits everywhere.")
+LOST: Final = _gauge(
+    "state_lost",
+    "Above 0 while workers found the store emptied or replaced, and nobody has said `darkroom freeze off` yet.",
+)
+NEWER: Final = _gauge(
+    "newer_records", "Records of a later version that workers left alone in the last minute."
+)
 DUE: Final = _gauge(
     "stage_due",
     "Entries whose time has come and that no worker has taken. `lane` of sweep is its index.",
@@ -93,6 +100,13 @@ ENDPOINT_FAILING: Final = _gauge(
 ENDPOINT_OLDEST: Final = _gauge("endpoint_oldest_seconds", "Age of the oldest of them.", "host")
 OPEN_BATCHES: Final = _gauge("open_batches", "Batches that are not sealed.")
 MONEY: Final = _gauge("money", "Running sums of the ledger: spent, held, doubt.", "kind", "currency")
+ENTRIES: Final = _gauge(
+    "ledger_entries", "Entries of the ledger in the state server; closed days have left it."
+)
+LEDGER_AGE: Final = _gauge(
+    "ledger_oldest_seconds",
+    "Age of the oldest of them. Beyond 35 days nobody runs `darkroom ledger close`, and the server fills.",
+)
 USED: Final = _gauge(
     "spend_used",
     "Spent and held of accounts, and of tenants that a cap names, in this day, month or ever (UTC).",
@@ -107,6 +121,6 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
-    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, DUE, LAG, UNKNOWN, ORPHANS, STORING,
-    STORING_AGE, DELIVERIES, ENDPOINT_WAITING, ENDPOINT_FAILING, ENDPOINT_OLDEST, OPEN_BATCHES, MONEY, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
+    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
+    STORING_AGE, DELIVERIES, ENDPOINT_WAITING, ENDPOINT_FAILING, ENDPOINT_OLDEST, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

@@ -11,6 +11,7 @@
     ├── BatchSealed             the batch takes no more jobs
     ├── BatchCapsConflict       the batch was begun with other caps
     ├── JobNotFound             no such job (or its retention is over)
+    ├── RecordTooNew            the job's record was written by a later version
     ├── JobFailed               raised by a task's result: the job failed, with its code
     ├── BatchNotFound           no such batch
     ├── IllegalTransition       a state change that the lifecycle does not have; nothing was changed
@@ -126,6 +127,14 @@ class JobNotFound(DarkroomError):
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         super().__init__(f"no job {job_id}. Check the id; records are kept for a limited time after the end.")
+
+
+class RecordTooNew(DarkroomError):
+    """The job's record was written by a later version."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} was recorded by a later version of Darkroom. Upgrade this one.")
 
 
 class JobFailed(DarkroomError):

@@ -22,7 +22,6 @@ from shared.instants import Instant, instant_ms
 from shared.jobs.enqueue import (
     JobParams,
     OnUnknown,
-    check_name,
     check_params,
     header_json,
     is_unicode,
@@ -30,6 +29,7 @@ from shared.jobs.enqueue import (
     new_job_ids,
     parse_placed,
 )
+from shared.jobs.names import check_name
 from shared.jobs.request import data_uris, fingerprint, parse_request, request_bytes, with_inputs
 from shared.money.caps import reject_caps
 from shared.money.price import format_money
@@ -125,12 +125,6 @@ class Orders:
     def lanes(self, model: str) -> tuple[str, ...]:
         """Give the lanes that serve a model; none for a model that is gone from the settings."""
         return self.offers[model].lanes if model in self.offers else ()
-
-    @property
-    def currency(self) -> str:
-        """The one currency of all accounts; "" if they have several."""
-        currencies = {account.currency for account in self.settings.accounts.values()}
-        return currencies.pop() if len(currencies) == 1 else ""
 
     def params(
         self, options: Mapping[str, Any], now_ms: Callable[[], int], defaults: JobParams | None = None

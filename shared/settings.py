@@ -11,9 +11,9 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import AnyHttpUrl, Field, ValidationError, model_validator
+from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -34,7 +34,11 @@ class RedisSettings(Section):
         "everysec",
         description="`strict` demands appendfsync always; everysec may lose about 1 s on power loss",
     )
-    socket_timeout_s: float = Field(10, gt=0, description="a half-open connection must not hang a producer")
+    socket_timeout_s: float = Field(
+        6,
+        gt=0,
+        description="a server that does not answer is given up after this: no producer hangs for 10 s",
+    )
     connect_timeout_s: float = Field(5, gt=0, description="a blackholed address fails after this")
     max_connections: int = Field(64, ge=1, description="per process; callers wait for one, none fails")
 
@@ -194,6 +198,11 @@ class WorkerSettings(Section):
     submit_http: Literal["pyreqwest", "httpx"] = Field("pyreqwest", description="both pass the contract test")
     breaker_ambiguous: int = Field(5, ge=1, description="ambiguous results in a row that open the breaker")
     breaker_probe_s: float = Field(5, gt=0, description="an open breaker lets one POST through this often")
+    spool: Literal["off"] | Path | None = Field(
+        None,
+        description="folder that keeps generation ids while the state server is away; unset: in this user's state "
+        "directory",
+    )
 
 
 class LimitSettings(Section):
@@ -293,6 +302,12 @@ class Settings(BaseSettings):
         """Every model that some account serves."""
         return frozenset(model for account in self.accounts.values() for model in account.models)
 
+    @property
+    def currency(self) -> str:
+        """The one currency of all accounts; "" if they have several."""
+        currencies = {account.currency for account in self.accounts.values()}
+        return currencies.pop() if len(currencies) == 1 else ""
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings, or raise ConfigurationError naming the key, the rule and where it may be set."""
@@ -300,8 +315,37 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        variable = "DARKROOM_" + "__".join(str(part) for part in first["loc"]).upper()
+        path = tuple(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigurationError(_no_such(path)) from None
         raise ConfigurationError(
-            f"setting {key}: {first['msg']}. Correct {variable} or darkroom.toml."
+            f"setting {'.'.join(path)}: {first['msg']}. Correct {_variable(path)} or darkroom.toml."
         ) from None
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return "DARKROOM_" + "__".join(path).upper()
+
+
+def _no_such(path: tuple[str, ...]) -> str:
+    """Say that a setting does not exist, and which one was likely meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
+
+    where = f"Correct {_variable(path)} or darkroom.toml."
+    likely = get_close_matches(path[-1], _names_beside(path), n=1)
+    meant = f"; did you mean {'.'.join((*path[:-1], *likely))}?" if likely else "."
+    return f"there is no setting {'.'.join(path)}{meant} {where}"
+
+
+def _names_beside(path: tuple[str, ...]) -> list[str]:
+    """Give the settings of the table that a path leads to."""
+    table: type[BaseModel] = Settings
+    named = False  # the next part is a name or a place among equals, such as an account's
+    for part in path[:-1]:
+        if named:
+            named = False
+            continue
+        kind: Any = table.model_fields[part].annotation
+        named = get_origin(kind) in (dict, tuple)
+        table = next(each for each in (kind, *get_args(kind)) if isinstance(each, type(BaseModel)))
+    return list(table.model_fields)

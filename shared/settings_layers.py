@@ -44,12 +44,17 @@ def from_file() -> dict[str, Any]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}. Check DARKROOM_CONFIG.") from None
 
 
+def state_folder() -> Path:
+    """Where what must outlive a process is kept for this user; it need not exist. Raises RuntimeError for no home."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "darkroom"
+
+
 def dev_stack_file() -> Path:
     """Where `darkroom dev` tells this user's other commands about the running stack."""
     if named := os.environ.get("DARKROOM_DEV_FILE"):
         return Path(named)
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "darkroom" / "dev.toml"
+    return state_folder() / "dev.toml"
 
 
 def dev_stack() -> dict[str, Any]:

@@ -29,7 +29,7 @@ import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from shared.errors import ConfigurationError, StorageConflict, StorageError
-from shared.jobs.enqueue import NAME_PATTERN
+from shared.jobs.names import NAME_PATTERN
 from shared.object_folder import ObjectFolder
 from shared.object_trouble import translating
 from shared.object_writers import FolderWriter, Made, Put, RemoteWriter

@@ -57,6 +57,7 @@ def _seal_environment() -> None:
             del os.environ[variable]
     nowhere = Path(tempfile.gettempdir()) / f"darkroom-tests-{os.getpid()}"
     os.environ["DARKROOM_CONFIG"] = str(nowhere / "darkroom.toml")
+    os.environ["XDG_STATE_HOME"] = str(nowhere / "state")
     os.environ["DARKROOM_DEV_FILE"] = str(nowhere / "dev.toml")
 
 

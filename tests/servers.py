@@ -45,7 +45,7 @@ class ValkeyProc(Proc):
         super().__init__(name, folder)
         self.port = free_ports(1)[0]
         self.password = password
-        self._binary = binary or valkey_binary()
+        self.binary = binary or valkey_binary()
         defaults = {
             "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction", "databases": "64",
         }  # fmt: skip
@@ -55,7 +55,11 @@ class ValkeyProc(Proc):
 
     def command(self) -> Sequence[str]:
         options = {"port": str(self.port), "bind": HOST, "dir": str(self.folder)} | self._options
-        return [self._binary, *(word for key, value in options.items() for word in (f"--{key}", value))]
+        return [self.binary, *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Set server options for its next start."""
+        self._options |= options
 
     def ready(self) -> bool:
         with self.client(socket_timeout=1) as client:
@@ -274,6 +278,23 @@ class WorkerProc(Proc):
 
     def ready(self) -> bool:
         return " ready." in self.log_of_this_start()
+
+
+class ExporterProc(Proc):
+    """`darkroom exporter` on a free port."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__("exporter", folder, environment(settings))
+
+    def command(self) -> Sequence[str]:
+        return [str(Path(sys.executable).with_name("darkroom")), "exporter", "--port", "0"]
+
+    def ready(self) -> bool:
+        return "serving http://" in self.log_of_this_start()
+
+    @property
+    def url(self) -> str:
+        return self.log_of_this_start().partition("serving ")[2].split()[0]
 
 
 class FlowerProc(Proc):

@@ -107,7 +107,7 @@ def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery
             _check_worker(sender, settings)
 
     signals.worker_init.connect(check, weak=False)
-    set_up = partial(logs.set_up, settings.log)
+    set_up = partial(logs.set_up, settings)
     signals.setup_logging.connect(set_up, weak=False, dispatch_uid="darkroom-logging")
     return app
 
@@ -142,13 +142,11 @@ def _check_worker(worker: Any, settings: Settings) -> None:
     if worker.pool_cls not in (TaskPool, "threads"):
         refuse(DarkroomError("only the threads pool serves; leave out -P, or use -P threads."))
     worker.options.update(without_gossip=True, without_mingle=True)
-    client = make_client(settings.redis)
     try:
-        check_server(client, settings)
+        with make_client(settings.redis) as client:
+            check_server(client, settings)
     except DarkroomError as error:
         refuse(error)
-    finally:
-        client.close()
 
 
 class Process:

@@ -18,6 +18,7 @@ from shared.money.caps import claim_caps
 from shared.redis.client import make_async_client, make_client
 from shared.redis.keys import Keys
 from shared.redis.looks import Look
+from shared.spool_folder import spool_folder
 from shared.storage import open_store
 from workers.claims import Claims
 from workers.delivery.download import Downloader
@@ -25,12 +26,15 @@ from workers.delivery.egress import Egress, EgressPolicy
 from workers.delivery.webhook import WebhookSender
 from workers.http import make_client as make_http_client
 from workers.http import make_submit_client
+from workers.installation import Installation
 from workers.lanes import Lane
 from workers.leases import Leases
 from workers.presence import Presence
 from workers.providers.gateway import GatewayProvider
 from workers.recorder import Recorder
+from workers.spool import Spool
 from workers.stages.inputs import Inputs
+from workers.stages.late_ids import LateIds
 from workers.stages.notify import NotifyStage
 from workers.stages.poll import PollStage
 from workers.stages.runner import StageRunner, Suspects
@@ -115,8 +119,14 @@ class Runtime:
         self._http = make_http_client()
         self._recorder = Recorder(self._client, self.keys, settings.limits)
         self._jobs = AsyncJobStore(self._client, self.keys, settings.limits)
-        claims = Claims(self._client, self.keys, settings.worker, self.worker)
+        self._installation = Installation(self._client, self.keys, settings, self.worker, self.lanes.values())
+        await self._installation.begin()
+        claims = Claims(
+            self._client, self.keys, settings.worker, self.worker, lambda: self._installation.mark
+        )
         shop = Shop(self._recorder, claims, self.events, self.arm)
+        self._spool = Spool(self._spool_folder())
+        self._late_ids = LateIds(self._spool, shop, int(settings.worker.generation_max_s * 1000))
         self._sweep = Sweep(self._client, self.keys, self._jobs, settings, shop)
         self._runners = {stage.name: self._runner(stage) for stage in self._stages(shop)}
         self._presence = Presence(
@@ -129,11 +139,17 @@ class Runtime:
             held=self.leases.indexes,
         )
         self._presence.start()
+        self._late_ids.start()
+        self._installation.start()
+
+    def _spool_folder(self) -> Path | None:
+        folder = spool_folder(self.settings.worker)
+        return folder and folder / self._installation.mark
 
     def _stages(self, shop: Shop) -> list[Stage]:
         settings, lanes = self.settings, self.lanes
         stages: list[Stage] = [
-            SubmitStage(shop, lanes, self._submit_http, Inputs(self._store), settings),
+            SubmitStage(shop, lanes, self._submit_http, Inputs(self._store), settings, self._spool),
             PollStage(shop, lanes, self._http, settings),
             NotifyStage(
                 shop, WebhookSender(self._egress, settings.webhooks.timeout_s), self._store, settings
@@ -227,7 +243,10 @@ class Runtime:
             *(runner.close(grace.get(name, worker.shutdown_s)) for name, runner in self._runners.items())
         )
         # The bound of the whole shutdown is submit_timeout_s + shutdown_s: half is left for what comes after.
+        await self._installation.stop()
+        await self._late_ids.stop()
         await self._recorder.close(worker.shutdown_s / 2)
+        self._spool.close()
         await self._presence.stop()
         for client in (self._submit_http, self._http, self._egress):
             await client.aclose()

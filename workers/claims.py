@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
 
 from shared.jobs.lifecycle import JobState
+from shared.jobs.schema import SCHEMA
 from shared.redis.scripts import run_async
 from workers import metrics
 from workers.lanes import Lane, interval_us
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -25,8 +27,9 @@ SUBMIT_FIELDS: Final = (
     "on_unknown", "sequential", "model", "created_at",
 )  # fmt: skip
 JOB_FIELDS: Final = (
-    "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "generation_id", "submitted_at",
-    "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency", "empty_polls",
+    "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "intent_id", "generation_id",
+    "submitted_at", "generated_at", "sequential", "model", "lane", "created_at", "cost_micros", "currency",
+    "empty_polls",
 )  # fmt: skip
 DELIVERY_FIELDS: Final = (
     "epoch",
@@ -42,6 +45,9 @@ DELIVERY_FIELDS: Final = (
 )
 STUCK_INTENT_MS: Final = 10_000  # five intents older than this open the breaker
 POISON_DEATHS: Final = 3
+# The least time without a sign of any worker that means an outage, or a step of the clock.
+GAP_MS: Final = 3000
+GRACE_MS: Final = 5000  # the least that holders of leases get after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Entry:
     subject: Sequence[Any] = field(default=(), repr=False)
     expired: bool = False
     now_ms: int = 0
+    claimed_at: float = field(default_factory=time.monotonic, repr=False, compare=False)  # monotonic clock
 
     def number(self, name: str) -> int:
         return int(self.fields.get(name) or 0)
@@ -84,8 +91,17 @@ class Claim:
 class Claims:
     """Claims for one worker process."""
 
-    def __init__(self, client: Redis, keys: Keys, settings: WorkerSettings, worker: str) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        settings: WorkerSettings,
+        worker: str,
+        mark: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`mark` gives that of the store which this process knows; "" does not ask for any."""
         self._client, self._keys, self._settings, self._worker = client, keys, settings, worker
+        self._mark, self._lease = mark, lease_arguments(settings)
 
     async def submit(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
         """Take up to k queued jobs that the lane's permits, slots and POST places allow."""
@@ -96,7 +112,6 @@ class Claims:
             "account": lane.account,
             "worker": self._worker,
             "k": k,
-            "lease_ms": int(self._settings.lease_s * 1000),
             "interval_us": interval_us(account.submit_per_s),
             "burst": account.submit_burst,
             "max_posts": account.max_outstanding_posts,
@@ -110,6 +125,7 @@ class Claims:
             "before": JobState.QUEUED,
             "after": JobState.SUBMITTING,
             "fields": SUBMIT_FIELDS,
+            "mark": self._mark(),
         }
         if lane.caps is not None:
             question["caps"] = lane.caps
@@ -159,7 +175,6 @@ class Claims:
             "kind": kind,
             "worker": self._worker,
             "k": k,
-            "lease_ms": int(self._settings.lease_s * 1000),
             "suspects": int(suspects),
             "rate_key": rate[0],
             "interval_us": rate[1],
@@ -178,7 +193,18 @@ class Claims:
         return Claim(next_in, "", tuple(entries), paced=rate[1] > 0)
 
     async def _run(self, name: str, question: dict[str, Any]) -> Any:
-        return await run_async(self._client, name, self._keys.prefix, to_json(question))
+        return await run_async(self._client, name, self._keys.prefix, to_json(question | self._lease))
+
+
+def lease_arguments(settings: WorkerSettings) -> dict[str, int]:
+    """Give what scripts need to know of leases and records: for how long, what a gap is, and which version we are."""
+    lease_ms = int(settings.lease_s * 1000)
+    return {
+        "lease_ms": lease_ms,
+        "gap_ms": max(lease_ms // 2, GAP_MS),
+        "grace_ms": max(lease_ms, GRACE_MS),
+        "schema": SCHEMA,
+    }
 
 
 def _count_permits(lane: str, claim: Claim) -> None:

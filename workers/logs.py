@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from workers.log_redaction import Redaction, secrets_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.settings_surface import LogSettings
+    from shared.settings import Settings
 
 # What they say below WARNING is a line per hint or per request.
 _QUIET: Final = ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "asyncio")
 
 
 def set_up(
-    settings: LogSettings, loglevel: int | str | None = None, logfile: str | None = None, **_: Any
+    settings: Settings, loglevel: int | str | None = None, logfile: str | None = None, **_: Any
 ) -> None:
     """Take `signals.setup_logging`. `--loglevel` on the command line wins over `log.level`."""
-    level = _level(loglevel if _is_told(sys.argv) else settings.level)
+    level = _level(loglevel if _is_told(sys.argv) else settings.log.level)
     stamp: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,7 +45,8 @@ def set_up(
     )
     handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler()
     is_terminal = logfile is None and sys.stderr.isatty()
-    handler.setFormatter(_formatter(settings.format, stamp, is_terminal=is_terminal))
+    redaction = Redaction(secrets_of(settings))
+    handler.setFormatter(_formatter(settings.log.format, stamp, redaction, is_terminal=is_terminal))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -51,17 +54,20 @@ def set_up(
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def _formatter(wanted: str, stamp: Sequence[Any], *, is_terminal: bool) -> logging.Formatter:
+def _formatter(
+    wanted: str, stamp: Sequence[Any], redaction: Redaction, *, is_terminal: bool
+) -> logging.Formatter:
+    """Render as wanted; before that nothing is left that may not be shown, whoever logged it."""
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    render: list[Any]
+    render: Any = structlog.processors.JSONRenderer()
     if wanted == "console" or (wanted == "auto" and is_terminal):
-        # plain_traceback: one with locals would show prompts
-        formatter = structlog.dev.plain_traceback
-        colors = is_terminal and not os.environ.get("NO_COLOR")
-        render = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter)]
-    else:
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=stamp, processors=[remove, *render])
+        render = structlog.dev.ConsoleRenderer(colors=is_terminal and not os.environ.get("NO_COLOR"))
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[redaction.merged, *stamp],
+        processors=[remove, redaction, render],
+        use_get_message=False,
+        pass_foreign_args=True,
+    )
 
 
 def _is_told(words: Sequence[str]) -> bool:

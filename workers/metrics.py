@@ -11,7 +11,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.registry import Collector
 
 from shared.errors import ConfigurationError
@@ -67,7 +74,7 @@ PERMITS_REFUSED: Final = Metric(
     "darkroom_permits_refused_total",
     "counter",
     "Claims of submits that took nothing because the lane allowed nothing, by reason: permits (rate), posts, slots, "
-    "closed (after a 429), blocked, probe, frozen, cap.",
+    "closed (after a 429), blocked, probe, frozen, cap, lost (the state was emptied or replaced).",
     ("lane", "reason"),
 )
 POLLS: Final = Metric(
@@ -137,6 +144,13 @@ TRANSITIONS: Final = Metric(
     "else decided first), missing, orphan, generation_taken.",
     ("record", "after", "result"),
 )
+SPOOL_FILES: Final = Metric(
+    "darkroom_spool_files",
+    "gauge",
+    "Generation ids on this machine's disk that the state server has not taken: waiting, or unreadable and set aside. "
+    "Workers that share the folder show the same.",
+    ("kind",),
+)
 EVENTS_SENT: Final = Metric("darkroom_flower_events_sent_total", "counter", "Job events sent for Flower.")
 EVENTS_DROPPED: Final = Metric(
     "darkroom_flower_events_dropped_total", "counter", "Job events dropped: Flower's list has gaps."
@@ -150,7 +164,7 @@ HINTS_DROPPED: Final = Metric(
 
 TABLE: Final = (
     SUBMITS, UNKNOWNS, PERMITS_USED, PERMITS_REFUSED, THROTTLED, POLLS, POLLS_PER_JOB,
-    WAIT, SUBMIT, GENERATE, STORE, NOTIFY, STORE_TRIES, DELIVERIES, TRANSITIONS,
+    WAIT, SUBMIT, GENERATE, STORE, NOTIFY, STORE_TRIES, DELIVERIES, TRANSITIONS, SPOOL_FILES,
 )  # fmt: skip
 READ_WHEN_ASKED: Final = (EVENTS_SENT, EVENTS_DROPPED, HINTS_SENT, HINTS_DROPPED)
 
@@ -164,7 +178,8 @@ def _make(metric: Metric) -> Any:
         return Histogram(
             metric.name, metric.meaning, metric.labels, buckets=metric.buckets, registry=registry
         )
-    return Counter(metric.name, metric.meaning, metric.labels, registry=registry)
+    made = Gauge if metric.kind == "gauge" else Counter
+    return made(metric.name, metric.meaning, metric.labels, registry=registry)
 
 
 _made: Final = {metric.name: _make(metric) for metric in TABLE}
@@ -180,6 +195,11 @@ def _child(name: str, *labels: str) -> Any:
 def count(metric: Metric, *labels: str, by: int = 1) -> None:
     """Count. Labels in the order of the table."""
     _child(metric.name, *labels).inc(by)
+
+
+def show(metric: Metric, value: float, *labels: str) -> None:
+    """Set a gauge."""
+    _child(metric.name, *labels).set(value)
 
 
 def observe(metric: Metric, value: float, *labels: str) -> None:

@@ -8,6 +8,7 @@ Modules here import what is heavy inside functions, so that `darkroom --help` an
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Final, NoReturn
@@ -22,6 +23,7 @@ TRACEBACK: Final = "DARKROOM_TRACEBACK"  # set: show where a fault of ours happe
 
 def main() -> NoReturn:
     """Run the command line, and end the process with its exit code."""
+    _open_what_is_closed()
     try:
         code = _run()
         sys.stdout.flush()
@@ -30,9 +32,18 @@ def main() -> NoReturn:
     except BrokenPipeError:
         _drop_output()
         code = EXIT_PIPE
+    except OSError as error:
+        code = _unwritten(error)
     except Exception as error:  # noqa: BLE001 - nobody above could say it in one line
         code = _fault(error)
     _end(code)
+
+
+def _open_what_is_closed() -> None:
+    """Give a stream that was closed before us (`>&-`) a place to be: Python has none for it."""
+    sys.stdin = sys.stdin or os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _end(code: int) -> NoReturn:
@@ -63,6 +74,19 @@ def _fault(error: Exception) -> int:
         f"a fault of Darkroom itself ({type(error).__name__}). Run it again with {TRACEBACK}=1 and report it."
     )
     return EXIT_FAULT
+
+
+def _unwritten(error: OSError) -> int:
+    """Tell a full or broken disk, which no command can foresee, from a fault of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said = f"cannot write: {error.strerror}. Free some space or write elsewhere, and run it again."
+    elif error.errno == errno.EIO:
+        said = "reading or writing failed: Input/output error. Look at the file and its disk."
+    else:
+        return _fault(error)
+    _drop_output()
+    say(said)
+    return EXIT_SETUP
 
 
 def _drop_output() -> None:

@@ -50,7 +50,12 @@ PLACES: Final = {
         "spend",
         "Show what was spent, is held, and is in doubt, from the ledger; also from days that were closed and exported.",
     ),
-    "ledger": Place(_CLI + "ledger", "app", "The ledger: verify it, print its entries."),
+    "ledger": Place(_CLI + "ledger", "app", "The ledger: verify it, print its entries, close its days."),
+    "reconcile": Place(
+        _CLI + "reconcile",
+        "reconcile",
+        "Compare a provider's usage export with jobs, ledger and object store.",
+    ),
     "worker": Place(
         _CLI + "processes",
         "worker",

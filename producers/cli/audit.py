@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from producers.cli import one_line
-from producers.cli.terminal import JsonOption, console, moment, opened, plain, print_json
+from producers.cli.terminal import JsonOption, console, looking, moment, plain, print_json
 
 
 def audit(
@@ -15,7 +15,7 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """List freezes and pauses of lanes with who did it, when and why, newest first."""
-    with opened() as darkroom:
+    with looking() as darkroom:
         entries = darkroom.audit(limit)
     if as_json:
         print_json({"entries": [plain(entry) for entry in entries]})

@@ -19,7 +19,7 @@ from producers.cli.waiting import print_outcome, wait_for
 from producers.intake import Parsed, RejectsWriter, read_items
 from producers.intake_fields import split_defaults
 from shared.errors import ConfigurationError, DarkroomError, InvalidRequest, Issue
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.cli import EXIT_JOBS, one_line
+from producers.cli.estimating_caps import cap_table, shortfall
 from producers.cli.inputs import opened_input, progress
 from producers.cli.terminal import console, money, opened, plain, print_json, span
 from producers.intake import Broken, read_items
 from producers.reports.estimate import Estimate, ModelEstimate, PriceRange, Shape, estimate
+from producers.reports.headroom import read_headrooms
 from producers.reports.journal import opened_books
 from producers.reports.situation import read_situations
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.jobs.enqueue import Disposition
+from shared.jobs.disposition import Disposition
 from shared.jobs.request import parse_request
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from producers import Darkroom, ItemReceipt
     from producers.intake import Parsed
+    from producers.reports.headroom import Headroom
     from shared.jobs.request import GenerationRequest
 
 SHOWN_REJECTS: Final = 5
@@ -59,11 +62,12 @@ def run(question: Question) -> int:
         settings = darkroom.settings
     with opened_books(settings) as books:
         situations = read_situations(books, sorted({shape.model for shape in judged.shapes}))
+        caps = read_headrooms(books, judged.shapes)
     found = estimate(judged.shapes, settings.accounts, settings.poll, situations)
     if question.as_json:
-        print_json(_document(found, judged))
+        print_json(_document(found, judged) | {"caps": [_row(each) for each in caps]})
     else:
-        _print(found, judged)
+        _print(found, judged, caps)
     return EXIT_JOBS if judged.rejected else 0
 
 
@@ -148,7 +152,12 @@ def _document(found: Estimate, judged: Judged) -> dict[str, Any]:
     }
 
 
-def _print(found: Estimate, judged: Judged) -> None:
+def _row(cap: Headroom) -> dict[str, Any]:
+    row: dict[str, Any] = plain(cap)
+    return row | {"left_micros": cap.left_micros, "fits": cap.fits}
+
+
+def _print(found: Estimate, judged: Judged, caps: list[Headroom]) -> None:
     more = judged.rejected - len(judged.shown)
     rejects = [*judged.shown, *([f"... and {more} more rejected lines"] if more > 0 else [])]
     for remark in (*judged.notes, *rejects):
@@ -160,6 +169,12 @@ def _print(found: Estimate, judged: Judged) -> None:
     out.print(_price_table(found))
     out.print()
     out.print(_time_table(found))
+    if caps:
+        out.print()
+        out.print(cap_table(caps))
+    for cap in caps:
+        if not cap.fits:
+            out.print(f"! {shortfall(cap)}", style="yellow")
     for model in found.models:
         for lane, why in model.blocked.items():
             out.print(f"! {lane} takes no jobs now: {one_line(why)}", style="yellow")

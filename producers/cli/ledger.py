@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from producers.cli import EXIT_JOBS, one_line
+from producers.cli.ledger_close import close
 from producers.cli.periods import CsvOption, OneTenantOption, SinceOption, UntilOption, read_period
 from producers.cli.terminal import JsonOption, console, moment, money, plain, print_json
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from shared.money.audit import Difference, LedgerReport
     from shared.money.entry import Entry
 
-app = typer.Typer(help="The ledger: verify it, print its entries.", no_args_is_help=True)
+app = typer.Typer(help="The ledger: verify it, print its entries, close its days.", no_args_is_help=True)
+app.command()(close)
 _SHOWN = 20
 _COLUMNS = (
     "id", "at", "kind", "currency", "amount", "debit", "credit", "job", "tenant", "batch", "lane", "intent",
@@ -28,18 +31,32 @@ _COLUMNS = (
 
 
 @app.command()
-def verify(as_json: JsonOption = False) -> None:
+def verify(
+    exports: Annotated[
+        bool, typer.Option("--exports", help="Read the exports of closed days again, and count from them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Compare all entries with the running balances. Exit code 1 if the books do not add up."""
     from producers.reports.journal import opened_books
     from shared.money import ledger
     from shared.settings import load_settings
 
+    closed_days = 0
     with opened_books(load_settings()) as books:
-        found = ledger.verify(books.client, books.keys)
+        if exports:
+            from producers.reports.closing import open_books_store
+            from producers.reports.journal import verify_all
+
+            found, closed_days = asyncio.run(verify_all(books, open_books_store(books.settings)))
+        else:
+            found = ledger.verify(books.client, books.keys)
     if as_json:
-        print_json(plain(found) | {"adds_up": found.adds_up})
+        print_json(plain(found) | {"adds_up": found.adds_up, "exports_read": closed_days})
     else:
         _print_report(found)
+        if exports:
+            print(f"{closed_days} closed days were read again: each export is what its name says.")
     if not found.adds_up:
         raise typer.Exit(EXIT_JOBS)
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from producers.cli import one_line
+from producers.cli.sheet import Cell, Pairs, Sheet, Styled
 from producers.cli.terminal import (
+    STATE_STYLES,
     JsonOption,
     TenantOption,
-    console,
+    looking,
     moment,
     money,
     opened,
     plain,
     print_json,
+    print_styled,
     span,
-    state_text,
+    terminal_columns,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.table import Table
-
-    from producers import BatchStatus, Darkroom, Job, LaneStatus, Overview
+    from producers import BatchStatus, Job, LaneStatus, Overview
+    from producers.looking import Looking
 
 _SHOWN_CHARS = 100
 _BAR_CELLS = 30
@@ -37,7 +39,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show a job with its timeline; or lanes, workers, counts, and what needs a person."""
-    with opened() as darkroom:
+    with looking() as darkroom:
         if job is None:
             _show_overview(darkroom, as_json)
         else:
@@ -51,16 +53,15 @@ def _show_job(job: Job, now_ms: int, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
-    out = console()
-    out.print(_pairs(_job_facts(job)))
-    out.print()
-    out.print(_timeline(job, now_ms))
+    _pairs(_job_facts(job)).write()
+    print()
+    _timeline(job, now_ms).write()
 
 
-def _job_facts(job: Job) -> Iterator[tuple[str, Any]]:
+def _job_facts(job: Job) -> Iterator[tuple[str, Cell]]:
     request = job.request
     yield "job", job.id
-    yield "state", state_text(job.state)
+    yield "state", _state(job.state)
     if job.error_code:
         yield "why", f"{job.error_code}: {job.error_message}" if job.error_message else job.error_code
     if job.unknown_cause:
@@ -97,54 +98,47 @@ def _job_money(job: Job) -> Iterator[tuple[str, str]]:
         yield "cost", money(job.cost_micros, job.currency) + (" so far" if job.accounting_open else "")
 
 
-def _timeline(job: Job, now_ms: int) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("when", "after", "state", "what"):
-        table.add_column(heading, overflow="fold", no_wrap=heading != "what")
-    table.add_row(moment(job.created_at), "", state_text("queued"), "enqueued")
+def _timeline(job: Job, now_ms: int) -> Sheet:
+    sheet = Sheet("when", "after", "state", "what", folds=("what",))
+    sheet.add(moment(job.created_at), "", _state("queued"), "enqueued")
     before = job.created_at
     for entry in job.timeline:
         after = span(entry.at_ms - before)
-        table.add_row(moment(entry.at_ms), after, state_text(entry.state), Text(one_line(entry.note)))
+        sheet.add(moment(entry.at_ms), after, _state(entry.state), one_line(entry.note))
         before = entry.at_ms
     if not job.ended:
-        table.add_row("now", span(max(0, now_ms - before)), state_text(job.state), "")
-    return table
+        sheet.add("now", span(max(0, now_ms - before)), _state(job.state), "")
+    return sheet
 
 
-def _pairs(facts: Iterator[tuple[str, Any]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _state(state: str) -> Styled:
+    return Styled(state, STATE_STYLES.get(state, ""))
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+
+def _pairs(facts: Iterator[tuple[str, Cell]]) -> Pairs:
+    pairs = Pairs()
     for name, value in facts:
-        table.add_row(name, value if isinstance(value, Text) else Text(one_line(str(value))))
-    return table
+        pairs.add(name, value if isinstance(value, Styled) else one_line(value))
+    return pairs
 
 
 # --- the whole ---
 
 
-def _show_overview(darkroom: Darkroom, as_json: bool) -> None:
+def _show_overview(darkroom: Looking, as_json: bool) -> None:
     overview = darkroom.overview()
     if as_json:
         lanes = [plain(lane) | {"condition": lane.condition(overview.at_ms)} for lane in overview.lanes]
         print_json(plain(overview) | {"lanes": lanes})
         return
-    out = console()
-    out.print(_pairs(_whole_facts(overview, darkroom.settings.flower.url)))
-    out.print()
-    out.print(_lanes(overview, out.width))
+    _pairs(_whole_facts(overview, darkroom.settings.flower.url)).write()
+    print()
+    _lanes(overview, terminal_columns()).write()
     for remark in remarks(overview):
-        out.print(f"! {remark}", style="yellow")
+        print_styled(f"! {remark}", "yellow")
 
 
-def _whole_facts(overview: Overview, flower: str | None) -> Iterator[tuple[str, Any]]:
+def _whole_facts(overview: Overview, flower: str | None) -> Iterator[tuple[str, Cell]]:
     yield "jobs", ", ".join(f"{count} {state}" for state, count in overview.counts.items() if count) or "none"
     yield "workers", str(len(overview.workers))
     yield "open batches", str(overview.open_batches)
@@ -153,25 +147,17 @@ def _whole_facts(overview: Overview, flower: str | None) -> Iterator[tuple[str, 
         yield "flower", flower
 
 
-def _lanes(overview: Overview, width: int) -> Table:
+def _lanes(overview: Overview, width: int) -> Sheet:
     """Draw the lanes; a narrow terminal does without the numbers."""
-    from rich.table import Table
-    from rich.text import Text
-
     numbers = ("posts", "slots", "polls") if width >= _WIDE_COLUMNS else ()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("lane", overflow="fold")
-    table.add_column("submits", no_wrap=True)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    sheet = Sheet("lane", "submits", *numbers, "why", right=numbers, folds=("lane", "why"))
     for lane in overview.lanes:
         condition = lane.condition(overview.at_ms)
         style = "green" if condition == "open" else "bold red" if condition == "blocked" else "yellow"
         cells = (str(lane.submitting), str(lane.in_flight), str(lane.polling))[: len(numbers)]
-        why = Text(one_line(why_not_open(lane, condition, overview.at_ms)))
-        table.add_row(lane.name, Text(condition, style=style), *cells, why)
-    return table
+        why = one_line(why_not_open(lane, condition, overview.at_ms))
+        sheet.add(lane.name, Styled(condition, style), *cells, why)
+    return sheet
 
 
 def why_not_open(lane: LaneStatus, condition: str, now_ms: int) -> str:
@@ -204,6 +190,10 @@ def remarks(overview: Overview) -> Iterator[str]:
         why = f" ({one_line(freeze.why)})" if freeze.why else ""
         since = f" since {moment(freeze.at_ms)} by {one_line(freeze.by)}" if freeze.at_ms else ""
         yield f"frozen: {one_line(freeze.what)}{since}{why}. `darkroom freeze off` lets work go on"
+    if overview.losses:
+        yield "the state server was emptied or replaced while workers ran: see docs/operations.md before `darkroom freeze off`"
+    if overview.newer:
+        yield f"{overview.newer} records of a later version wait for workers of that version"
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"
     if any(lane.condition(overview.at_ms) == "blocked" for lane in overview.lanes):
@@ -224,15 +214,20 @@ def batch(
 ) -> None:
     """Show a batch with its counts, progress and cost; or seal it, so that it can complete."""
     verb, name = _batch_words(words)
-    with opened() as darkroom:
-        sealed_now = verb == "seal" and darkroom.seal(name, tenant)
+    sealed_now = verb == "seal" and _seal(name, tenant)
+    with looking() as darkroom:
         found = darkroom.batch(name, tenant)
     if as_json:
         print_json(plain(found) | {"done": found.done, "at_most_micros": found.at_most_micros})
         return
     if verb == "seal":
         typer.echo(f"batch {name} is sealed" if sealed_now else f"batch {name} was sealed already")
-    console().print(_pairs(batch_facts(found)))
+    _pairs(batch_facts(found)).write()
+
+
+def _seal(name: str, tenant: str | None) -> bool:
+    with opened() as darkroom:
+        return darkroom.seal(name, tenant)
 
 
 def _batch_words(words: list[str]) -> tuple[str, str]:
@@ -245,7 +240,7 @@ def _batch_words(words: list[str]) -> tuple[str, str]:
             raise typer.BadParameter("give the name of one batch, or `seal NAME`")
 
 
-def batch_facts(found: BatchStatus) -> Iterator[tuple[str, Any]]:
+def batch_facts(found: BatchStatus) -> Iterator[tuple[str, str]]:
     counts = ", ".join(f"{count} {state}" for state, count in found.counts.items() if count)
     filled = _BAR_CELLS * found.done // found.total if found.total else 0
     percent = 100 * found.done // found.total if found.total else 0

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
-    from rich.text import Text
 
     from producers import Darkroom
+    from producers.looking import Looking
 
 T = TypeVar("T")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -41,6 +41,15 @@ def opened() -> Iterator[Darkroom]:
     from producers.client import Darkroom
 
     with Darkroom() as darkroom:
+        yield darkroom
+
+
+@contextmanager
+def looking() -> Iterator[Looking]:
+    """Open a client that only looks: it is there sooner."""
+    from producers.looking import Looking
+
+    with Looking() as darkroom:
         yield darkroom
 
 
@@ -79,6 +88,19 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+def terminal_columns() -> int:
+    """Give the width of the terminal; what is piped is not folded."""
+    return console().width if sys.stdout.isatty() else PIPED_COLUMNS
+
+
+def print_styled(text: str, style: str) -> None:
+    """Print a line, with a style where there are colours."""
+    if sys.stdout.isatty():
+        console().print(text, style=style)
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
 def print_json(value: Any) -> None:
     """Write one JSON object on one line."""
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
@@ -107,12 +129,6 @@ def span(ms: int) -> str:
             rest = int(seconds % large_s // small_s)
             return f"{int(seconds // large_s)} {large}" + (f" {rest} {small}" if rest else "")
     return f"{seconds:.0f} s"
-
-
-def state_text(state: str) -> Text:
-    from rich.text import Text
-
-    return Text(state, style=STATE_STYLES.get(state, ""))
 
 
 def money(micros: int, currency: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producers.cli.terminal import JsonOption, console, print_json
+from producers.cli.terminal import PIPED_COLUMNS, JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ def top(
     from shared.redis.keys import Keys
     from shared.settings import load_settings
 
-    settings, out = load_settings(), console()
+    settings = load_settings()
     keys = Keys.of(settings.redis.namespace)
     client = make_client(settings.redis)
 
@@ -45,12 +46,16 @@ def top(
             from producers.cli.top_view import as_json as shape
 
             print_json(shape(look()))
-        elif once or not out.is_terminal:
+        elif not sys.stdout.isatty():
+            from producers.cli.top_view import plain_lines
+
+            sys.stdout.writelines(f"{line}\n" for line in plain_lines(look(), PIPED_COLUMNS))
+        elif once:
             from producers.cli.top_view import screen
 
-            out.print(screen(look(), out.width))
+            console().print(screen(look(), console().width))
         else:
-            _live(out, look, interval)
+            _live(console(), look, interval)
     finally:
         client.close()
 

@@ -11,6 +11,7 @@ from producers.cli.terminal import (
     JsonOption,
     console,
     for_each,
+    looking,
     moment,
     money,
     opened,
@@ -36,7 +37,7 @@ def list_unknown(
     as_json: JsonOption = False,
 ) -> None:
     """List them, oldest first, with why and what is held for each."""
-    with opened() as darkroom:
+    with looking() as darkroom:
         jobs = darkroom.unknown(limit)
     if as_json:
         print_json({"unknown": [_entry(job) for job in jobs]})

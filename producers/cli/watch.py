@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from producers.cli import one_line
-from producers.cli.terminal import TenantOption, console, opened
+from producers.cli.terminal import TenantOption, console, looking
 from producers.cli.watch_view import (
     Progress,
     Sample,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from producers import Darkroom
+    from producers.looking import Looking
 
 EVERY_S: Final = 0.5
 QUIET_S: Final = 3.0  # only unknown jobs left for this long: a policy may still take them out
@@ -51,7 +51,7 @@ def watch(
     if batch is None and tenant is not None:
         raise typer.BadParameter("--tenant is of a batch: give its name, too")
     out = console()
-    with opened() as darkroom, _shown(out, as_json=as_json) as show:
+    with looking() as darkroom, _shown(out, as_json=as_json) as show:
         last = _follow(_reader(darkroom, batch, tenant), show)
     if as_json:
         raise typer.Exit(exit_code(last))
@@ -64,7 +64,7 @@ def watch(
     raise typer.Exit(exit_code(last))
 
 
-def _reader(darkroom: Darkroom, batch: str | None, tenant: str | None) -> Callable[[], Progress]:
+def _reader(darkroom: Looking, batch: str | None, tenant: str | None) -> Callable[[], Progress]:
     if batch is not None:
         return lambda: of_batch(darkroom.batch(batch, tenant))
     before = darkroom.overview().counts

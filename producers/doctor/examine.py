@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from producers.doctor.books import judge_ledger
 from producers.doctor.configuration import judge_settings, judge_sources
 from producers.doctor.credentials import look_at_secrets
 from producers.doctor.findings import bad, beware, good
 from producers.doctor.reach import reach
+from producers.doctor.spool import look_at_spool
 from producers.doctor.state import judge_state, read_state
 from producers.doctor.work import judge_endpoints, judge_stores, judge_versions, judge_work
 from producers.overview import parse_overview, queue_overview
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 STORE_WITHIN_S: Final = 20.0
+BROKER_WITHIN_S: Final = 5.0  # of the ten that a person waits for an error
 
 
 def examine(settings: Settings, *, producer_only: bool = False, send_test: bool = False) -> list[Finding]:
@@ -48,7 +51,11 @@ def examine(settings: Settings, *, producer_only: bool = False, send_test: bool 
         lambda: list(_broker(settings)),
     ]
     if not producer_only:
-        parts += [lambda: list(_providers(settings)), lambda: list(_endpoints(settings, send_test=send_test))]
+        parts += [
+            lambda: list(_providers(settings)),
+            lambda: list(_endpoints(settings, send_test=send_test)),
+            lambda: list(look_at_spool(settings.worker)),
+        ]
     with ThreadPoolExecutor(len(parts)) as pool:
         return [finding for part in pool.map(lambda each: each(), parts) for finding in part]
 
@@ -59,6 +66,7 @@ def _state_and_storage(settings: Settings) -> list[Finding]:
     try:
         with make_client(settings.redis) as client, translated(settings.redis.url):
             found += judge_state(read_state(client), strict=settings.redis.durability == "strict")
+            found.append(judge_ledger(client, Keys.of(settings.redis.namespace)))
             work = _work(client, settings)
     except DarkroomError as error:
         what, _, do = str(error).partition(". ")
@@ -125,10 +133,17 @@ def _storage(settings: Settings) -> tuple[list[Finding], str | None]:
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
-    from shared.broker import STAGES, UNREAD_MAX, make_app, unread_hints  # noqa: PLC0415 - Celery takes half a second
+    from shared.broker import (  # noqa: PLC0415 - Celery takes half a second
+        STAGES,
+        UNREAD_MAX,
+        make_app,
+        transport_options,
+        unread_hints,
+    )
 
     try:
         app = make_app(settings)
+        app.conf.broker_transport_options = {**transport_options(settings), "socket_timeout": BROKER_WITHIN_S}
         unread = {stage: unread_hints(app, stage) for stage in STAGES}
     except ConfigurationError as error:
         what, _, do = str(error).partition(". ")

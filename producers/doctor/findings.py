@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "warning", "error"]
-Area = Literal["settings", "secrets", "state", "broker", "storage", "provider", "webhooks", "work"]
+Area = Literal["settings", "secrets", "state", "broker", "storage", "provider", "webhooks", "work", "spool"]
 
 
 @dataclass(frozen=True, slots=True)

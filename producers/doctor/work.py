@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 def judge_work(overview: Overview) -> Iterator[Finding]:
     """Judge workers, lanes, freezes, unknown outcomes and orphans."""
     yield from _workers(overview)
+    if overview.losses:
+        what = "the state server was emptied or replaced while workers ran: submits are stopped"
+        do = "See docs/operations.md, `When the state server was emptied`; `darkroom freeze off` ends it."
+        yield bad("work", what, do)
+    if overview.newer:
+        what = f"{_count(overview.newer, 'record')} of a later version wait, which workers here cannot read"
+        yield beware("work", what, "Start workers of that version, or upgrade these.")
     if overview.frozen:
         what = f"{overview.frozen.what} is frozen" + (
             f" ({overview.frozen.why})" if overview.frozen.why else ""

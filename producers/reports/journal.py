@@ -6,19 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.errors import StateUnavailable, StorageError
-from shared.money.entry import EXPORT_FOLDER, day_of_key, entry_order, parse_line
-from shared.money.ledger import read_entries
+from producers.reports.exports import read_export
+from shared.errors import StateUnavailable
+from shared.money.audit import Audit
+from shared.money.closed import MOVING, read_closed
+from shared.money.ledger import read_books, read_entries
 from shared.redis.client import check_server, make_client, translated
 from shared.redis.keys import Keys
 from shared.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from redis import Redis
 
     from producers.reports.period import Period
+    from shared.money.audit import LedgerReport
+    from shared.money.closed import ClosedDay
     from shared.money.entry import Entry
     from shared.settings import Settings
     from shared.storage import ObjectStore
@@ -65,66 +69,56 @@ async def read_journal(
 ) -> Journal:
     """Feed every entry of the period, oldest first, into what `start` gives.
 
-    Begins anew (with a new `start()`) if days are closed meanwhile, `tries` times in all. A line of a file or a page of the stream is in
-    memory. Raises StorageError (a closed day that cannot be read), StateUnavailable.
+    Begins anew (with a new `start()`) if days are closed meanwhile, `tries` times in all. A piece of a file or a page
+    of the stream is in memory. Raises StorageError (a closed day that cannot be read), StateUnavailable.
     """
     for _ in range(tries):
         journal, take = Journal(), start()
-        opening = books.client.hgetall(books.keys.opening)
-        store = _store(books, journal) if opening else None
-        async for entry in _entries(books, store, period, journal):
+        closed = read_closed(books.client, books.keys)
+        async for entry in _entries(books, closed, period, journal):
             take(entry)
-        if books.client.hgetall(books.keys.opening) == opening:
+        if read_closed(books.client, books.keys) == closed:
             return journal
-    raise StateUnavailable("days of the ledger are being closed. Try again when that is done.")
-
-
-def _store(books: Books, journal: Journal) -> ObjectStore | None:
-    """Open the object store: not before it is needed, because a folder would be made."""
-    if books.settings.storage.enabled:
-        return open_store(books.settings.storage)
-    journal.notes.append(NO_STORE)
-    return None
+    raise StateUnavailable(MOVING)
 
 
 async def _entries(
-    books: Books, store: ObjectStore | None, period: Period, journal: Journal
+    books: Books, closed: Sequence[ClosedDay], period: Period, journal: Journal
 ) -> AsyncIterator[Entry]:
-    last = ""
-    if store is not None:
-        async for entry in _closed(store, period, journal):
-            last = entry.id
+    wanted = [day for day in closed if period.touches(day.day)]
+    if wanted and not books.settings.storage.enabled:
+        journal.notes.append(NO_STORE)
+    elif wanted:  # not opened before it is needed: a folder would be made
+        journal.closed_days = len({day.day for day in wanted})
+        async for entry in _exported(open_store(books.settings.storage), wanted):
             if period.holds(entry.at_ms):
                 yield entry
-    # A day may be exported and not yet out of the stream: what the file gave is not given twice.
-    since = str(period.since_ms) if period.since_ms is not None else "-"
-    start = f"({last}" if last and (since == "-" or entry_order(last) > entry_order(since)) else since
+    start = str(period.since_ms) if period.since_ms is not None else "-"
     end = str(period.until_ms - 1) if period.until_ms is not None else "+"
     for entry in read_entries(books.client, books.keys, start, end):
         yield entry
 
 
-async def _closed(store: ObjectStore, period: Period, journal: Journal) -> AsyncIterator[Entry]:
-    """Give the entries of the exported days that touch the period."""
-    keys = {day_of_key(key): key async for key in store.list_keys(EXPORT_FOLDER)}
-    for day, key in sorted(
-        (day, key) for day, key in keys.items() if day is not None and period.touches(day)
-    ):
-        journal.closed_days += 1
-        async for number, line in _lines(store, key):
-            try:
-                yield parse_line(line)
-            except (ValueError, KeyError):
-                message = f"line {number} of {key} is no entry of the ledger ({day}). Restore the file."
-                raise StorageError(message, kind="conflict", key=key) from None
+async def _exported(store: ObjectStore, days: Iterable[ClosedDay]) -> AsyncIterator[Entry]:
+    for day in days:
+        async for entry in read_export(store, day):
+            yield entry
 
 
-async def _lines(store: ObjectStore, key: str) -> AsyncIterator[tuple[int, bytes]]:
-    rest, number = b"", 0
-    async for chunk in store.read_stream(key):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            number += 1
-            yield number, line
-    if rest:
-        yield number + 1, rest
+async def verify_all(books: Books, store: ObjectStore, *, tries: int = TRIES) -> tuple[LedgerReport, int]:
+    """Compare every entry there ever was, of closed days and of the stream, with the running balances.
+
+    Gives also how many closed days were read again; each is what its name says, or this raises StorageError.
+    """
+    for _ in range(tries):
+        closed, audit = read_closed(books.client, books.keys), Audit({})
+        async for entry in _exported(store, closed):
+            audit.add(entry)
+        now = read_books(books.client, books.keys)
+        for entry in read_entries(books.client, books.keys, end=now.last_id) if now.last_id else ():
+            audit.add(entry)
+        if read_closed(books.client, books.keys) == closed:
+            return audit.report(now.balances, through_id=now.last_id, at_ms=now.at_ms), len(
+                {day.day for day in closed}
+            )
+    raise StateUnavailable(MOVING)

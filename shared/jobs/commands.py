@@ -15,7 +15,7 @@ from shared.jobs.transition import LEASE_FIELDS, Change, Transition
 if TYPE_CHECKING:
     from shared.jobs.job import Job
 
-INTENT_FIELDS = ("intent_id", "intent_at", *LEASE_FIELDS)
+INTENT_FIELDS = ("intent_id", "intent_at", "generation_id", *LEASE_FIELDS)
 # Index of jobs that ended where no worker saw it: the sweep tells Flower. Flower is only a view: no more than that.
 TOLD = "told"
 TELL = ((TOLD, 0),)

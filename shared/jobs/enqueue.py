@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,6 +14,7 @@ from pydantic_core import from_json, to_json
 from shared.errors import InvalidRequest, Issue
 from shared.jobs.lifecycle import JobState
 from shared.jobs.request import fingerprint
+from shared.jobs.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from shared.redis.scripts import Argument
     from shared.settings import LimitSettings
 
-NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRIORITY_MAX: Final = 100
 IDEMPOTENCY_KEY_MAX: Final = 255
 METADATA_BYTES_MAX: Final = 4096
@@ -33,14 +31,6 @@ CHUNK_JOBS: Final = (
 _RANK_STEP: Final = 2**41
 OnUnknown = Literal["hold", "resubmit_once", "fail"]
 _ON_UNKNOWN: Final = ("hold", "resubmit_once", "fail")
-
-
-class Disposition(StrEnum):
-    """What became of one item of an enqueue."""
-
-    ENQUEUED = "enqueued"
-    DUPLICATE = "duplicate"
-    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +96,6 @@ def check_params(params: JobParams) -> None:
     issues = tuple(_param_issues(params))
     if issues:
         raise InvalidRequest(issues)
-
-
-def check_name(field: str, value: str) -> None:
-    """Raise InvalidRequest unless the tenant or batch name is plain enough to be part of keys and paths."""
-    if not isinstance(value, str) or not NAME_PATTERN.fullmatch(value):
-        rule = "1-64 letters, digits, '.', '_' or '-', starting with a letter or digit"
-        raise InvalidRequest((Issue(field, "name", f"{field} must be {rule}", str(value)[:80]),))
 
 
 def _param_issues(params: JobParams) -> Iterator[Issue]:
@@ -241,6 +224,7 @@ def _kind(
         ("priority", str(priority), priority != 0),
         ("not_before_at", str(not_before_at), not_before_at > 0),
         ("on_unknown", on_unknown, on_unknown != "hold"),
+        ("v", str(SCHEMA), SCHEMA > 1),  # a version 1 costs no record anything
     )
     fields = ["n", str(n)]
     for field, value, given in optional:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import from_json
 
+from shared.errors import RecordTooNew
 from shared.jobs.lifecycle import TERMINAL, JobState
+from shared.jobs.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,10 +91,13 @@ class Job:
         detail: Mapping[bytes, bytes],
         timeline: Sequence[bytes],
     ) -> Self:
-        """Build from the four keys of a record as Redis gives them."""
+        """Build from the four keys of a record as Redis gives them. Raises RecordTooNew."""
         text = {name.decode(): value.decode() for name, value in record.items()}
         more = {name.decode(): value.decode() for name, value in detail.items()}
         given = from_json(spec) if spec else {}
+
+        if int(text.get("v", "1")) > SCHEMA:
+            raise RecordTooNew(job_id)
 
         def number(name: str) -> int | None:
             return int(text[name]) if name in text else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import to_json
 
 from shared.jobs.lifecycle import TERMINAL, DeliveryState, JobState, check
+from shared.jobs.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,6 +225,7 @@ def context_json(limits: LimitSettings) -> bytes:
             "stalled": "batch.stalled",
             "retain_batch_ms": limits.retain_batches_s * 1000,
             "stalled_ms": limits.batch_stalled_s * 1000,
+            "schema": SCHEMA,
         }
     )
 

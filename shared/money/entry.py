@@ -94,16 +94,6 @@ def _entry(entry_id: str, row: Mapping[str, Any]) -> Entry:
     return Entry(id=entry_id, micros=int(row["micros"]), **{name: str(row[name]) for name in _TEXT})
 
 
-def export_key(day: date) -> str:
-    """Give the object key of a closed day."""
-    return f"{EXPORT_FOLDER}/{day.isoformat()}.jsonl"
-
-
-def day_of_key(key: str) -> date | None:
-    """Give the day of an exported file; None for an object that is none."""
-    name = key.removeprefix(f"{EXPORT_FOLDER}/").removesuffix(".jsonl")
-    try:
-        day = date.fromisoformat(name)
-    except ValueError:
-        return None
-    return day if export_key(day) == key else None
+def export_key(day: date, part: int, sha256: str) -> str:
+    """Give the object key of a part of a closed day; `sha256` (hex) is that of its lines before compression."""
+    return f"{EXPORT_FOLDER}/{day.isoformat()}-{part}.{sha256}.jsonl.gz"

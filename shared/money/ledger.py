@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.errors import StateUnavailable
 from shared.money.audit import Audit
+from shared.money.closed import while_no_day_closes
 from shared.money.entry import parse_entry
 from shared.redis.together import read_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import TypeVar
+    from collections.abc import Iterator, Mapping
 
     from redis import Redis
 
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from shared.redis.keys import Keys
     from shared.redis.together import Read
 
-    T = TypeVar("T")
-
 PAGE_ENTRIES: Final = 1000
-_TRIES: Final = 3
 
 
 def read_entries(
@@ -64,19 +60,6 @@ def read_books(client: Redis, keys: Keys) -> Books:
 
 def _sums(found: Mapping[bytes, bytes]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in found.items()}
-
-
-def while_no_day_closes(client: Redis, keys: Keys, read: Callable[[], T]) -> T:
-    """Give what `read` gives; again, if days of the ledger were closed meanwhile (it may have missed entries).
-
-    Raises StateUnavailable if that goes on.
-    """
-    for _ in range(_TRIES):
-        before = client.hgetall(keys.opening)
-        found = read()
-        if client.hgetall(keys.opening) == before:
-            return found
-    raise StateUnavailable("days of the ledger are being closed. Try again when that is done.")
 
 
 def verify(client: Redis, keys: Keys, *, page: int = PAGE_ENTRIES) -> LedgerReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import redis
@@ -13,6 +13,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -27,17 +28,41 @@ if TYPE_CHECKING:
 
     from shared.settings import RedisSettings, Settings
 
+# Once, as a pooled connection may have died while idle; scripts are guarded. Never after a timeout: a caller has
+# waited long enough, and each layer of the library (handshake, command) would wait anew.
+_RETRIED: Final = (redis.ConnectionError,)
+
 
 def make_client(settings: RedisSettings) -> redis.Redis:
-    """Make a blocking client: bounded waits, a bounded pool that is waited for, no silent retries."""
-    pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
+    """Make a blocking client: bounded waits, a bounded pool that is waited for, no retry after a timeout."""
+    with _readable(settings.url):
+        pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing; a wrong ?option= is found here
     return redis.Redis.from_pool(pool)
 
 
 def make_async_client(settings: RedisSettings) -> redis.asyncio.Redis:
     """Make an asyncio client with the same bounds."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.url, timeout=10, **_async_options(settings))
+    with _readable(settings.url):
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.url, timeout=10, **_async_options(settings)
+        )
+        pool.connection_class(**pool.connection_kwargs)
     return redis.asyncio.Redis.from_pool(pool)
+
+
+@contextmanager
+def _readable(url: str) -> Iterator[None]:
+    """Refuse what is no URL of a Redis; nothing of it is quoted, as a password may be at any place of it."""
+    try:
+        if not url.startswith("unix:"):
+            int(urlsplit(url).path.strip("/") or 0)  # of a word the library would make database 0
+        yield
+    except (ValueError, TypeError):
+        raise ConfigurationError(
+            "setting redis.url is no URL of a Redis (redis://:PASSWORD@HOST:PORT/DATABASE). "
+            "Correct DARKROOM_REDIS__URL or darkroom.toml."
+        ) from None
 
 
 def _options(settings: RedisSettings) -> dict[str, Any]:
@@ -47,14 +72,12 @@ def _options(settings: RedisSettings) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": 10,
         "max_connections": settings.max_connections,
-        "retry": Retry(
-            NoBackoff(), 1
-        ),  # one: a pooled connection may have died while idle; scripts are guarded
+        "retry": Retry(NoBackoff(), 1, _RETRIED),
     }
 
 
 def _async_options(settings: RedisSettings) -> dict[str, Any]:
-    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1)}
+    return _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1, _RETRIED)}
 
 
 @contextmanager
@@ -75,12 +98,23 @@ def translated(url: str) -> Iterator[None]:
         raise StateUnavailable(f"Redis at {where} is a read-only replica. Point at the primary.") from None
     except BusyLoadingError:
         raise StateUnavailable(f"Redis at {where} is loading its data. Try again shortly.") from None
-    except (redis.ConnectionError, redis.TimeoutError, OSError):
+    except (redis.TimeoutError, TimeoutError):
+        raise StateUnavailable(
+            f"Redis at {where} does not answer in time. See whether it hangs or another program has its port, or "
+            "correct DARKROOM_REDIS__URL."
+        ) from None
+    except (redis.ConnectionError, OSError):
         raise StateUnavailable(
             f"no Redis at {where}. Start it (`darkroom dev` runs one), or set DARKROOM_REDIS__URL."
         ) from None
+    except InvalidResponse:
+        raise StateUnavailable(
+            f"what answers at {where} is no Redis. Correct DARKROOM_REDIS__URL; rediss:// is for TLS."
+        ) from None
     except RedisError as error:
-        raise StateUnavailable(f"Redis at {where}: {error}") from None
+        raise StateUnavailable(
+            f"Redis at {where} refuses: {error}. See the server's log, and whether DARKROOM_REDIS__URL is right."
+        ) from None
 
 
 def _address(url: str) -> str:

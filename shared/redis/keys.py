@@ -102,7 +102,7 @@ class Keys:
 
     @property
     def control(self) -> str:
-        """Hash: sequence, freeze, schema version. Permanent."""
+        """Hash: sequence, freeze, mark of the installation, schema version, the clock as last seen. Permanent."""
         return f"{self.prefix}control"
 
     @property
@@ -131,6 +131,11 @@ class Keys:
         return f"{self.prefix}opening"
 
     @property
+    def closed(self) -> str:
+        """Hash `YYYY-MM-DD-PART` -> JSON of a closed day of the ledger: what its export holds. Permanent."""
+        return f"{self.prefix}closed"
+
+    @property
     def orphans(self) -> str:
         """Hash: generation ids that no living intent claims. Until an operator clears them."""
         return f"{self.prefix}orphans"
@@ -149,6 +154,11 @@ class Keys:
     def ended(self) -> str:
         """Pub/sub channel: ids of jobs that reached a terminal state."""
         return f"{self.prefix}ended"
+
+    @property
+    def losses(self) -> str:
+        """Hash: marks of stores that workers knew and found gone -> open | accepted. Permanent, one per loss."""
+        return f"{self.prefix}losses"
 
     @property
     def audit(self) -> str:

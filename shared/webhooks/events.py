@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 ImageEventType = Literal["image.completed", "image.failed", "image.cancelled", "image.unknown"]
 BatchEventType = Literal["batch.completed", "batch.stalled"]
+BatchStop = Literal["max_cost", "max_failed"]
 Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 JSON_SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
 EVENT_TYPES: Final[tuple[str, ...]] = (*get_args(ImageEventType), *get_args(BatchEventType))
@@ -73,6 +74,10 @@ class ImageData(_Model):
     partial: bool = Field(False, description="fewer images came than were asked for")
     images: tuple[ImageEntry, ...] = ()
     cost_micros: int = Field(0, ge=0, description="of the delivered images, in millionths of `currency`")
+    cost_is_final: bool = Field(
+        True,
+        description="false while what the job began may still be billed: cancelled after its submit, or given up",
+    )
     currency: str | None = Field(None, description="ISO 4217; null if no account has taken the job")
     error: ErrorEntry | None = Field(None, description="of image.failed and image.unknown")
     warnings: tuple[str, ...] = Field((), description="what the provider ignores of the request")
@@ -91,7 +96,13 @@ class BatchData(_Model):
     images: int = Field(0, description="delivered, over all jobs")
     cost_micros: int = Field(0, ge=0, description="over all jobs, in millionths of `currency`")
     currency: str | None = Field(None, description="null if there was no cost, or several currencies")
+    max_cost_micros: int | None = Field(None, description="what the batch was allowed to cost")
+    max_failed_percent: float | None = Field(None, description="how many of its jobs were allowed to fail")
+    stopped: BatchStop | None = Field(
+        None, description="which of the two stopped it: what was queued then is cancelled, free of charge"
+    )
     created_at: Instant | None = None
+    stopped_at: Instant | None = None
     completed_at: Instant | None = None
 
 

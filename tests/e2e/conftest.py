@@ -37,13 +37,19 @@ class House:
     sandbox_args: tuple[str, ...] = ("--latency-sigma", "0", "--latency-scale", "off", "--image-px", "48")
     latency_s: float = 0.3
     password: str | None = None  # of state server and broker
+    state_binary: str | None = None  # of the state server; None: Valkey
+    state_options: dict[str, str] = field(default_factory=dict)
     workers: list[WorkerProc] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         enter = self._stack.enter_context
-        self.state = enter(ValkeyProc(self.folder / "state", password=self.password))
+        self.state = enter(
+            ValkeyProc(
+                self.folder / "state", binary=self.state_binary, password=self.password, **self.state_options
+            )
+        )
         self.broker = enter(ValkeyProc(self.folder / "broker", name="broker", password=self.password))
         self.provider = enter(
             SandboxProc(

@@ -6,9 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,13 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from producers import store_metrics
 from shared.settings import RedisSettings, Settings
 from tests.e2e.conftest import API_KEY, House
-from tests.process import HOST, ROOT, Proc, free_ports
-from tests.servers import environment
+from tests.process import HOST, ROOT, free_ports
+from tests.servers import ExporterProc
 from tools.metrics_doc import declared
 from workers import metrics as worker_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("metrics")]
@@ -38,23 +37,6 @@ CANARY = "kingfisher-in-no-metric"
 PROMQL = {
     "and", "by", "histogram_quantile", "increase", "on", "rate", "sum", "up",
 }  # fmt: skip
-
-
-class ExporterProc(Proc):
-    """`darkroom exporter` on a free port."""
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__("exporter", folder, environment(settings))
-
-    def command(self) -> Sequence[str]:
-        return [str(Path(sys.executable).with_name("darkroom")), "exporter", "--port", "0"]
-
-    def ready(self) -> bool:
-        return "serving http://" in self.log_of_this_start()
-
-    @property
-    def url(self) -> str:
-        return self.log_of_this_start().partition("serving ")[2].split()[0]
 
 
 @dataclass

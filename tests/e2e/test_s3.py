@@ -21,7 +21,7 @@ def test_results_go_to_s3(house: House, s3: SeaweedProc) -> None:
     """Every image is in the bucket under its job, as long and with the hash that the record says."""
     storage = StorageSettings(**s3.settings("results"))
     house.settings = house.settings.model_copy(update={"storage": storage})
-    house.worker()
+    worker = house.worker("w1")
     receipt = house.darkroom.enqueue_many(house.requests(6), batch="b", webhook=f"{house.sink.url}/ok")
     house.until(lambda: house.counts() == {"completed": 6}, 60, "6 completed")
     store = open_store(storage)
@@ -33,3 +33,4 @@ def test_results_go_to_s3(house: House, s3: SeaweedProc) -> None:
         assert asyncio.run(store.sha256_of(artifact.object_key)) == artifact.sha256
         assert asyncio.run(store.head(artifact.object_key)) == artifact.size_bytes
     house.until(lambda: house.sink.get("/summary")["unique_ids"] == 7, 20, "events of jobs and batch")
+    assert s3.secret_access_key not in worker.log()

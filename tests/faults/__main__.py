@@ -1,6 +1,8 @@
-"""Run the campaign: `python -m tests.faults [--json] [pytest options]`; the last line is `N passed, M failed`.
+"""Run the campaign: `python -m tests.faults [--json] [--shard K/N] [pytest options]`.
 
---json prints the table (fault, seed, jobs, lost, double_charged, forgotten, duplicate_events, recovered_s) before it.
+Progress goes to stderr as faults end; the last line on stdout is `N passed, M failed`. --shard runs the K-th of N
+parts, which take about as long as each other. --json prints the table before the last line: a list of rows, whose
+columns tests/faults/table.py names. FAULTS_SEED replays a run, FAULTS_JOBS is how many faults run at once.
 """
 
 from __future__ import annotations
@@ -10,33 +12,65 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
+from tests.faults.shards import SHARD
 from tests.faults.table import VARIABLE
 
-OPTIONS: Final = ("-q", "-n", os.environ.get("FAULTS_JOBS", "3"), "-o", "addopts=-ra --import-mode=importlib")
+OPTIONS: Final = ("-v", "-n", os.environ.get("FAULTS_JOBS", "3"), "-o", "addopts=-ra --import-mode=importlib")
 HERE: Final = str(Path(__file__).parent)
+# What pytest-xdist prints for each test: `[gw0] [ 12%] PASSED tests/faults/test_x.py::test_y[z]`.
+_ENDED: Final = re.compile(
+    r"^\[gw\d+\] \[ *(\d+)%\] (PASSED|FAILED|ERROR|XFAIL|XPASS) (?:tests/faults/)?(.+?)\s*$"
+)
 
 
 def main(arguments: list[str]) -> int:
     """Run every fault; give pytest's exit code, so that a campaign that could not start fails too."""
-    as_json = "--json" in arguments
-    more = [argument for argument in arguments if argument != "--json"]
+    as_json, shard, more = _options(arguments)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.jsonl"
         command = [sys.executable, "-m", "pytest", *OPTIONS, HERE, *more]
-        run = subprocess.run(
-            command, env={**os.environ, VARIABLE: str(table)}, capture_output=True, text=True, check=False
-        )
+        code, output = _run(command, {VARIABLE: str(table), SHARD: shard})
         if as_json and table.exists():
             print("[\n" + ",\n".join(sorted(table.read_text().splitlines())) + "\n]")
-    if run.returncode or not as_json:
-        print(run.stdout, run.stderr, sep="\n")
-    summary = run.stdout.rpartition("\n=")[2] if "\n=" in run.stdout else run.stdout[-400:]
+    if code:
+        print(output)
+    summary = output.rpartition("\n=")[2] if "\n=" in output else output[-400:]
     failed = _count(summary, "failed") + _count(summary, "error")
     print(f"{_count(summary, 'passed')} passed, {failed} failed")
-    return run.returncode
+    return code
+
+
+def _options(arguments: list[str]) -> tuple[bool, str, list[str]]:
+    """Give --json, the shard ("": all) and what is pytest's."""
+    more = [argument for argument in arguments if argument != "--json"]
+    shard = ""
+    if "--shard" in more:
+        at = more.index("--shard")
+        shard = more[at + 1]
+        del more[at : at + 2]
+    return "--json" in arguments, shard, more
+
+
+def _run(command: list[str], more: dict[str, str]) -> tuple[int, str]:
+    """Run pytest, tell of each fault as it ends; give exit code and output."""
+    started, lines = time.monotonic(), list[str]()
+    with subprocess.Popen(
+        command, env={**os.environ, **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            lines.append(line)
+            if ended := _ENDED.match(line):
+                percent, result, name = ended.groups()
+                took_s = time.monotonic() - started
+                print(
+                    f"{took_s:5.0f} s {percent:>3} %  {result.lower()}  {name}", file=sys.stderr, flush=True
+                )
+    return run.returncode, "".join(lines)
 
 
 def _count(summary: str, what: str) -> int:

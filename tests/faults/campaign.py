@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Final, Self, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from urllib.parse import urlsplit
 
+from pydantic import AnyHttpUrl
+
+from producers.client import Darkroom
 from tests.e2e.conftest import House
+from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.servers import WorkerProc
+
+Part = Literal["state", "broker", "provider", "sink", "s3"]
 
 LEASE_S: Final = 1.5
 STOPPED_S: Final = 3 * LEASE_S  # a paused worker is given up by then
@@ -20,8 +28,8 @@ PROVIDER_MAX_S: Final = 5.0
 class FaultHouse(House):
     """One fault's own processes. `seed` decides what is left to chance, is printed, and replays a run."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        super().__init__(folder, latency_s=0.4)
+    def __init__(self, folder: Path, seed: int, *, binary: str | None = None, **state_options: str) -> None:
+        super().__init__(folder, latency_s=0.4, state_binary=binary, state_options=state_options)
         self.seed, self.chance = seed, random.Random(seed)  # chance that replays
 
     def __enter__(self) -> Self:
@@ -30,11 +38,70 @@ class FaultHouse(House):
             update={"lease_s": LEASE_S, "renew_s": LEASE_S / 3, "submit_timeout_s": PROVIDER_MAX_S}
         )
         self.settings = self.settings.model_copy(update={"worker": worker})
+        self.hook = f"{self.sink.url}/ok"  # where events go
         return self
+
+    def through(self, part: Part) -> Proxy:
+        """Put a proxy before a part, for workers, `producer`s and orders made from now on. The judge asks directly."""
+        before = self._url_of(part)
+        proxy = self._stack.enter_context(Proxy(urlsplit(before).netloc.rpartition("@")[2]))
+        after = before.replace(urlsplit(before).netloc.rpartition("@")[2], proxy.address, 1)
+        match part:
+            case "state":
+                self.set_section("redis", url=after)
+            case "broker":
+                self.set_section("broker", url=after)
+            case "s3":
+                self.set_section("storage", endpoint=after)
+            case "provider":
+                self.lane(base_url=AnyHttpUrl(after))
+            case "sink":
+                self.hook = after
+        return proxy
+
+    def _url_of(self, part: Part) -> str:
+        urls: dict[Part, object] = {
+            "state": self.settings.redis.url,
+            "broker": self.settings.broker.url,
+            "provider": self.settings.accounts["main"].base_url,
+            "sink": self.hook,
+            "s3": self.settings.storage.endpoint,
+        }
+        return str(urls[part])
+
+    def set_section(self, section: str, **values: Any) -> None:
+        """Set values of a section, for processes and clients made from now on."""
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.settings = self.settings.model_copy(update={section: changed})
+
+    def lane(self, **values: Any) -> None:
+        """Set values of the account, for workers made from now on."""
+        account = self.settings.accounts["main"].model_copy(update=values)
+        self.settings = self.settings.model_copy(update={"accounts": {"main": account}})
+
+    def working(self) -> int:
+        """Count what the provider was asked: it grows as long as work goes on."""
+        polls: int = self.provider.get("/stats")["polls"]
+        submits: int = self.provider.get("/ledger?summary=1")["submits_seen"]
+        return polls + submits
+
+    def resumed(self, within_s: float) -> float:
+        """Wait until work goes on; give the seconds from now."""
+        before = self.working()
+        return self.until(lambda: self.working() > before, within_s, "work goes on")
+
+    def join(self, worker: WorkerProc) -> None:
+        """Start a worker that is not of these sources."""
+        self.workers.append(self._stack.enter_context(worker))
+
+    def producer(self) -> Darkroom:
+        """Give one more client, with the settings of now: through the proxies there are."""
+        return self._stack.enter_context(Darkroom(self.settings))
 
     def enqueue_for_judgement(self, count: int, batch: str = "b") -> list[str]:
         """Enqueue jobs whose prompts carry markers; give their ids."""
-        self.enqueue(count, batch)
+        receipt = self.darkroom.enqueue_many(self.requests(count, batch), batch=batch, webhook=self.hook)
+        assert receipt.enqueued == count
         members = cast("list[bytes]", self.state.client().lrange(f"{{darkroom}}:bj:default:{batch}", 0, -1))
         return [member.decode() for member in members]
 
@@ -53,3 +120,10 @@ class FaultHouse(House):
             assert time.monotonic() < until, "events are still untold"
             time.sleep(0.1)
         return took_s
+
+
+def is_gone(victim: WorkerProc) -> bool:
+    """Say whether it has ended, or is stopped [proc(5)]."""
+    if not victim.running:
+        return True
+    return Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.campaign import FaultHouse
+from tests.faults.shards import SHARD, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,10 +18,25 @@ if TYPE_CHECKING:
 SEED = os.environ.get("FAULTS_SEED", "")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the shard that is asked for: by names, as each run has an order of its own."""
+    by_name = sorted(items, key=lambda item: item.nodeid)
+    _, others = split(by_name, os.environ.get(SHARD, ""))
+    if others:
+        config.hook.pytest_deselected(items=others)
+        left_out = set(others)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
-def faults(tmp_path: Path) -> Iterator[FaultHouse]:
-    """Everything but a worker, at a campaign's pace."""
+def faults(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FaultHouse]:
+    """Everything but a worker, at a campaign's pace. An indirect parameter has options of the state server.
+
+    `{"binary": "redis-server"}` has the state on Debian's Redis 7.0.
+    """
+    options: dict[str, str] = getattr(request, "param", {})
     seed = int(SEED) if SEED else random.SystemRandom().randrange(1_000_000)
     print(f"seed {seed}: FAULTS_SEED={seed} replays it")
-    with FaultHouse(tmp_path, seed) as house:
+    with FaultHouse(tmp_path, seed, **options) as house:
         yield house

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from shared.money.ledger import read_entries, verify
+from shared.redis.keys import Keys
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from shared.jobs.job import Job
     from tests.faults.campaign import FaultHouse
 
+    Stored = Callable[[str], bytes | None]
+
 ENDS: Final = frozenset({"completed", "failed", "cancelled", "unknown"})
+TOLD_ENDS: Final = frozenset({"image.completed", "image.failed", "image.cancelled"})
+# Failed jobs that may have been charged: by the promise of each, ours or the provider's bill stays open.
+MAY_BE_CHARGED: Final = frozenset({"copy_failed", "lost", "poison", "released", "unknown_outcome"})
 _MARKER: Final = re.compile(r"\[\[m:([^\]]+)\]\]")
 
 
@@ -31,21 +42,33 @@ class Verdict:
     damaged: int  # promised objects that are missing or are not what the record says
     duplicate_events: int  # events that came under more than one webhook id
     untold: int  # jobs at an end whose event never came
+    wrong_bill: (
+        int  # jobs whose cost is not the provider's charge, or whose money is lost; books that do not add up
+    )
+    wrong_terminal: int  # jobs whose end is not what the provider or their own event says
+    over_limit: (
+        int  # generations beyond the lane's slots, submits of a second beyond its rate, as the provider saw
+    )
 
     @property
     def clean(self) -> bool:
         """Say whether every promise was kept."""
-        broken = (self.lost, self.double_charged, self.forgotten, self.damaged)
-        return not any((*broken, self.duplicate_events, self.untold))
+        broken = (self.lost, self.double_charged, self.forgotten, self.damaged, self.duplicate_events)
+        return not any((*broken, self.untold, self.wrong_bill, self.wrong_terminal, self.over_limit))
 
 
-def judge(house: FaultHouse, ids: list[str]) -> Verdict:
-    """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet."""
+def judge(house: FaultHouse, ids: list[str], stored: Stored | None = None) -> Verdict:
+    """Compare what was asked with what the provider, the store and the sink saw. Call it when all is quiet.
+
+    `stored` gives the object under a key, or None; the files of the house's own store unless given.
+    """
+    stored = stored or partial(_file, house.folder / "artifacts")
     jobs = [job for job in house.darkroom.get_many(ids) if job is not None]
     states = Counter(str(job.state) for job in jobs)
     groups = house.ledger()["groups"]
     events = _event_ids(house)
     ended = [job for job in jobs if str(job.state) in ENDS]
+    charged = {group["marker"]: group["charged_micros"] for group in groups}
     return Verdict(
         jobs=len(ids),
         unknown=states["unknown"],
@@ -53,9 +76,12 @@ def judge(house: FaultHouse, ids: list[str]) -> Verdict:
         lost=len(ids) - len(ended),
         double_charged=sum(group["accepted"] > 1 for group in groups),
         forgotten=_forgotten(groups, jobs),
-        damaged=sum(_damaged(job, house.folder / "artifacts") for job in jobs),
+        damaged=sum(_damaged(job, stored) for job in jobs),
         duplicate_events=sum(len(each) > 1 for each in events.values()),
         untold=sum((job.id, f"image.{job.state}") not in events for job in ended),
+        wrong_bill=_wrong_bill(house, ended, charged),
+        wrong_terminal=sum(_wrong_terminal(job, charged, events) for job in ended),
+        over_limit=_over_limit(house),
     )
 
 
@@ -72,24 +98,85 @@ def _marker(job: Job) -> str:
     return found[1]
 
 
-def _damaged(job: Job, store: Path) -> int:
+def _wrong_bill(house: FaultHouse, ended: list[Job], charged: Mapping[str, int]) -> int:
+    """Count jobs charged otherwise than by the provider, and what is wrong with the books themselves."""
+    client, keys = house.state.client(), Keys.of(house.settings.redis.namespace)
+    spent: Counter[str] = Counter()
+    for entry in read_entries(client, keys):
+        if entry.credit.startswith("spent:"):
+            spent[entry.job] += entry.micros
+    report = verify(client, keys)
+    wrong = sum(
+        not _paid_right(job, charged.get(_marker(job), 0)) or spent[job.id] != job.cost_micros
+        for job in ended
+    )
+    return wrong + len(report.differences) + report.unlisted
+
+
+def _paid_right(job: Job, charged: int) -> bool:
+    """Say whether our bill of a job is the provider's; while its outcome is open its money must be held."""
+    if str(job.state) == "unknown" or job.accounting_open or job.error_code == "unknown_outcome":
+        return job.hold_micros > 0 and job.cost_micros == 0
+    if job.error_code in MAY_BE_CHARGED:
+        return job.hold_micros == 0
+    return job.hold_micros == 0 and job.cost_micros == charged
+
+
+def _wrong_terminal(job: Job, charged: Mapping[str, int], events: Mapping[tuple[str, str], set[str]]) -> bool:
+    """Say whether a job's end is denied by the provider's bill, or by an event that told of another end."""
+    told = {event for job_id, event in events if job_id == job.id} & TOLD_ENDS
+    if told - {f"image.{job.state}"}:
+        return True
+    is_charged = charged.get(_marker(job), 0) > 0
+    if str(job.state) == "completed":
+        return not is_charged or not job.artifacts
+    return str(job.state) == "failed" and is_charged and job.error_code not in MAY_BE_CHARGED
+
+
+def _over_limit(house: FaultHouse) -> int:
+    """Ask the provider how far the account went beyond what it was set to. One lane is assumed."""
+    account, stats = house.settings.accounts["main"], house.provider.get("/stats")
+    running: int = max(stats["max_in_flight"].values(), default=0) - account.max_in_flight
+    if not account.submit_per_s:
+        return max(0, running)
+    # A second of the provider may hold the burst, the rate, and one that was late by a network's jitter.
+    most = math.ceil(account.submit_per_s) + account.submit_burst
+    too_fast: int = stats["max_submits_seen_in_1s"] - most
+    return max(0, running) + max(0, too_fast)
+
+
+def _damaged(job: Job, stored: Stored) -> int:
     """Count what is missing or altered of a completed job's images."""
     if str(job.state) != "completed":
         return 0
     whole = sum(
-        (path := store / str(image.object_key)).is_file()
-        and hashlib.sha256(path.read_bytes()).hexdigest() == image.sha256
+        (content := stored(str(image.object_key))) is not None
+        and hashlib.sha256(content).hexdigest() == image.sha256
         for image in job.artifacts
     )
-    return job.n - whole
+    promised = len(job.artifacts) if job.partial else job.n
+    return promised - whole
+
+
+def _file(folder: Path, key: str) -> bytes | None:
+    path = folder / key
+    return path.read_bytes() if path.is_file() else None
 
 
 def _event_ids(house: FaultHouse) -> dict[tuple[str, str], set[str]]:
     """Give the webhook ids under which each (job, event type) came."""
     found: dict[tuple[str, str], set[str]] = {}
-    for delivery in house.sink.get("/received?limit=1000")["deliveries"]:
+    for delivery in _deliveries(house):
         body = delivery["body"]
         assert delivery["verified"], "every event must carry a valid signature"
         if job_id := body["data"].get("job_id"):
             found.setdefault((job_id, body["type"]), set()).add(delivery["webhook_id"])
     return found
+
+
+def _deliveries(house: FaultHouse) -> Iterator[dict[str, Any]]:
+    page, after = house.sink.get("/received?limit=1000"), 0
+    while page["deliveries"]:
+        yield from page["deliveries"]
+        after = page["next"]
+        page = house.sink.get(f"/received?limit=1000&after={after}")

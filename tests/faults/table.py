@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 VARIABLE: Final = "FAULTS_TABLE"
 
 
-def note_row(fault: str, seed: int, verdict: Verdict, recovered_s: float) -> None:
-    """Append a row, if a table is wanted. `recovered_s`: from the next worker's readiness to the last job's end."""
+def note_row(
+    fault: str, seed: int, verdict: Verdict, recovered_s: float, *, resumed_s: float | None = None
+) -> None:
+    """Append a row, if a table is wanted. Both seconds count from the end of the fault (or the next worker's readiness).
+
+    `recovered_s` is until the last job's end, `resumed_s` until the provider was asked again.
+    """
     if not (path := os.environ.get(VARIABLE)):
         return
     row = {
@@ -25,7 +30,14 @@ def note_row(fault: str, seed: int, verdict: Verdict, recovered_s: float) -> Non
         "double_charged": verdict.double_charged,
         "forgotten": verdict.forgotten,
         "duplicate_events": verdict.duplicate_events,
+        "wrong_bill": verdict.wrong_bill,
+        "wrong_terminal": verdict.wrong_terminal,
+        "over_limit": verdict.over_limit,
+        "damaged": verdict.damaged,
+        "untold": verdict.untold,
+        "unknown": verdict.unknown,
         "recovered_s": round(recovered_s, 1),
+        "resumed_s": None if resumed_s is None else round(resumed_s, 1),
     }
     with Path(path).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")  # one short write: rows of parallel tests do not mix

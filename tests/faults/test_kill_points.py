@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.campaign import STOPPED_S
+from tests.faults.campaign import STOPPED_S, is_gone
 from tests.faults.judge import judge
 from tests.faults.table import note_row
 from workers.crash_points import HOWS, STEPS, VARIABLE
 
 if TYPE_CHECKING:
     from tests.faults.campaign import FaultHouse
-    from tests.servers import WorkerProc
 
 JOBS = 10
 
@@ -29,7 +27,7 @@ def test_a_worker_ends_at_a_step(faults: FaultHouse, step: str, how: str) -> Non
     nth = faults.chance.randint(1, JOBS // 2)
     victim = faults.worker("victim", **{VARIABLE: f"{step}:{nth}:{how}"})
     ids = faults.enqueue_for_judgement(JOBS)
-    faults.until(lambda: _is_gone(victim), 40, f"the victim reached {step} for the {nth}. time")
+    faults.until(lambda: is_gone(victim), 40, f"the victim reached {step} for the {nth}. time")
     faults.worker("heir")
     if how == "STOP":
         time.sleep(STOPPED_S)
@@ -41,10 +39,3 @@ def test_a_worker_ends_at_a_step(faults: FaultHouse, step: str, how: str) -> Non
     assert verdict.failed == 0, verdict
     if step in ("submit.intent_written", "submit.posted") and how != "STOP":
         assert verdict.unknown > 0, verdict  # an intent without an outcome is told, not guessed
-
-
-def _is_gone(victim: WorkerProc) -> bool:
-    """Say whether it has ended, or is stopped [proc(5)]."""
-    if not victim.running:
-        return True
-    return Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

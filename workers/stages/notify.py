@@ -22,6 +22,7 @@ from shared.webhooks.endpoints import resolve_endpoint
 from shared.webhooks.events import to_body
 from workers import crash_points, metrics
 from workers.delivery.webhook import Delivered, Disabled, TryLater, next_delivery_delay
+from workers.stages.attempts import attempt
 from workers.stages.notify_events import batch_event, image_event
 
 if TYPE_CHECKING:
@@ -192,10 +193,8 @@ class NotifyStage:
             event_id=entry.id,
             job_id=entry.fields.get("job", ""),
             event_type=entry.fields["event"],
-            state=str(after),
-            cause=cause,
-            attempts=entry.number("attempts"),
             applied=applied.name,
+            **attempt("notify", entry, outcome=str(after), cause=cause),
         )
         return applied
 

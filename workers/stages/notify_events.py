@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from shared.jobs.job import Artifact, Job
-    from shared.webhooks.events import BatchEventType, ImageEventType
+    from shared.webhooks.events import BatchEventType, BatchStop, ImageEventType
     from workers.claims import Entry
 
 _COUNT: Final = "n:"
@@ -60,6 +60,7 @@ def image_event(entry: Entry, job: Job, link: Callable[[str], str | None]) -> Im
             partial=job.partial,
             images=tuple(_image(artifact, link) for artifact in job.artifacts) if ended_so else (),
             cost_micros=job.cost_micros,
+            cost_is_final=state is not JobState.UNKNOWN and job.ended and not job.accounting_open,
             currency=job.currency or None,
             error=_error(job, state),
             generation_id=job.generation_id,
@@ -86,7 +87,11 @@ def batch_event(entry: Entry, batch: Mapping[str, str]) -> BatchEvent:
             images=int(batch.get("images", 0)),
             currency=batch.get("currency"),
             cost_micros=int(batch.get("cost_micros", 0)),
+            max_cost_micros=_number_of(batch, "max_cost"),
+            max_failed_percent=_percent(_number_of(batch, "max_failed_ppm")),
+            stopped=cast("BatchStop | None", batch.get("stopped")),
             created_at=_iso_of(batch, "created_at"),
+            stopped_at=_iso_of(batch, "stopped_at"),
             completed_at=_iso_of(batch, "completed_at"),
         ),
     )
@@ -123,6 +128,14 @@ def _timings(job: Job) -> Timings:
         stored_at=iso(job.stored_at),
         finished_at=iso(job.finished_at),
     )
+
+
+def _number_of(record: Mapping[str, str], field: str) -> int | None:
+    return int(record[field]) if field in record else None
+
+
+def _percent(ppm: int | None) -> float | None:
+    return None if ppm is None else ppm / 10_000
 
 
 def _iso_of(record: Mapping[str, str], field: str) -> str | None:

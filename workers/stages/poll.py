@@ -23,6 +23,7 @@ from workers.providers.outcomes import (
     Succeeded,
 )
 from workers.stages import poll_plans as plans
+from workers.stages.attempts import attempt
 from workers.stages.stage import succeeded
 from workers.stages.submit import BLOCK_PROBE_MS
 
@@ -66,15 +67,13 @@ class PollStage:
             crash_points.cross("poll.answered")
             plan = self._plan(entry, lane, outcome)
             _count(entry, lane.name, outcome)
+        told = attempt(
+            "poll", entry, lane=lane.name, outcome=type(outcome).__name__ if outcome else "Poisoned",
+            cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
+        )  # fmt: skip
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("poll.recorded")
-        log.debug(
-            "poll_attempted",
-            job_id=entry.id,
-            lane=lane.name,
-            outcome=type(outcome).__name__,
-            applied=applied.name,
-        )
+        log.debug("poll_attempted", job_id=entry.id, applied=applied.name, **told)
         self._after(entry, plan, applied)
 
     def _plan(self, entry: Entry, lane: Lane, outcome: PollOutcome) -> Transition:

@@ -174,6 +174,9 @@ class StageRunner:
 
     async def _work(self, entry: Entry) -> None:
         """Handle one entry. A fault of ours leaves its lease to expire: it comes back as a suspect."""
+        name = "event_id" if entry.kind == "d" else "job_id"
+        # The task is the entry's own: whatever logs in it says which one it is of.
+        structlog.contextvars.bind_contextvars(stage=self._stage.name, epoch=entry.epoch, **{name: entry.id})
         try:
             await self._stage.handle(entry)
         except asyncio.CancelledError:

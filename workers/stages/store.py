@@ -24,6 +24,7 @@ from shared.storage import artifact_key
 from workers import crash_points, metrics
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
+from workers.stages.attempts import attempt
 from workers.stages.stage import shown, succeeded
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ log = structlog.get_logger(__name__)
 HOPELESS_TRIES: Final = (
     3  # a forbidden address, an oversize file, another file at our key will not get better
 )
+ASK_ANEW_TRIES: Final = 3  # the provider may have moved an image whose host does not answer any more
 _HOPELESS: Final = (DownloadTrouble.FORBIDDEN, DownloadTrouble.TOO_LARGE, DownloadTrouble.NOT_AN_IMAGE)
 PARALLEL: Final = 4
 
@@ -78,12 +80,22 @@ class StoreStage:
         urls: list[dict[str, Any]] = from_json(entry.detail[0] or b"[]")
         known: list[Artifact] = from_json(entry.detail[1] or b"[]")
         if entry.poisoned:
+            problems: list[DownloadFailure | StorageError] = []
             plan = self._copy_failed(entry, known, "its worker died three times while storing it alone")
         else:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
+        told = attempt(
+            "store",
+            entry,
+            lane=entry.fields.get("lane", ""),
+            outcome=plan.changes[0].after,
+            cause=", ".join(sorted({_cause(each) for each in problems})),
+        )
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("store.recorded")
+        write = log.warning if told["cause"] else log.info
+        write("store_attempted", job_id=entry.id, applied=applied.name, **told)
         if applied is Applied.FIRST:
             _count(entry, plan.changes[0].after, time.monotonic() - claimed_at)
         self._after(entry, plan, applied)
@@ -143,13 +155,13 @@ class StoreStage:
             return self._completed(entry, copied)
         tries = entry.number("tries") + 1
         causes = ", ".join(sorted({_cause(problem) for problem in problems}))
-        log.warning("store_attempted", job_id=entry.id, tries=tries, causes=causes, copied=len(copied))
         have = {artifact["index"] for artifact in copied}
         expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
         if expired or hopeless:
             return self._copy_failed(entry, copied, causes)
-        fresh = await self._fresh_urls(entry, urls) if any(map(_is_gone, problems)) else None
+        stale = any(map(_is_gone, problems)) or (tries % ASK_ANEW_TRIES == 0 and any(map(_is_away, problems)))
+        fresh = await self._fresh_urls(entry, urls) if stale else None
         return self._again(entry, copied, causes, fresh)
 
     async def _fresh_urls(self, entry: Entry, urls: Sequence[dict[str, Any]]) -> str | None:
@@ -244,6 +256,10 @@ def _transition(entry: Entry, change: Change) -> Transition:
 
 def _is_gone(problem: DownloadFailure | StorageError) -> bool:
     return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.GONE
+
+
+def _is_away(problem: DownloadFailure | StorageError) -> bool:
+    return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.RETRY
 
 
 def _is_hopeless(problem: DownloadFailure | StorageError) -> bool:

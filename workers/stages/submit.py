@@ -4,7 +4,8 @@
 2. The intent is written just before the POST. Refused (fenced)? Someone else decides; drop it.
 3. The POST is sent only if less than SEND_WITHIN_S passed since the intent was asked for: a process that slept
 in between may have been given up already. Too late means: proved not sent.
-4. Its outcome is recorded by intent, so that it counts even if the lease was lost meanwhile.
+4. Its outcome is recorded by intent, so that it counts even if the lease was lost meanwhile. A generation id that
+the state server does not take at once is kept on disk until it does (workers/spool.py).
 5. A job found here after its holder died goes back to the queue without an intent, and to `unknown` with one.
 """
 
@@ -35,7 +36,9 @@ from workers.providers.outcomes import (
     Throttled,
     Unsendable,
 )
+from workers.spool import LateId
 from workers.stages import submit_plans as plans
+from workers.stages.attempts import attempt
 from workers.stages.stage import shown
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
     from workers.http.port import HttpClient
     from workers.lanes import Lane
+    from workers.spool import Spool
     from workers.stages.inputs import Inputs
     from workers.stages.stage import Shop
 
@@ -67,10 +71,16 @@ class SubmitStage:
     name = "submit"
 
     def __init__(
-        self, shop: Shop, lanes: Mapping[str, Lane], client: HttpClient, inputs: Inputs, settings: Settings
+        self,
+        shop: Shop,
+        lanes: Mapping[str, Lane],
+        client: HttpClient,
+        inputs: Inputs,
+        settings: Settings,
+        spool: Spool,
     ) -> None:
         self._shop, self._lanes, self._client, self._inputs = shop, lanes, client, inputs
-        self._settings = settings
+        self._settings, self._spool = settings, spool
         self._turned_away: set[str] = set()  # lanes whose last claim waits for POSTs that are under way
         self.limit = sum(lane.settings.max_outstanding_posts for lane in lanes.values())
 
@@ -104,34 +114,46 @@ class SubmitStage:
             return
         crash_points.cross("submit.intent_written")
         self._shop.events.emit("started", entry.id, **shown(entry, lane.model, stage="submitting"))
-        if time.monotonic() - asked_at >= SEND_WITHIN_S:
+        sent_at = time.monotonic()
+        if sent_at - asked_at >= SEND_WITHIN_S:
             outcome: SubmitOutcome = NotSent("process slept after the intent")
         else:
-            sent_at = time.monotonic()
             outcome = lane.provider.submit_outcome(await self._client.send(request))
             crash_points.cross("submit.posted")
             metrics.observe(metrics.SUBMIT, time.monotonic() - sent_at, lane.name)
-        await self._record(entry, lane, intent_id, outcome)
+        told = attempt(
+            "submit", entry, started_at=sent_at, lane=lane.name, outcome=type(outcome).__name__,
+            cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
+            intent_id=intent_id, generation_id=getattr(outcome, "generation_id", ""),
+        )  # fmt: skip
+        await self._record(entry, lane, intent_id, outcome, told)
 
-    async def _record(self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome) -> None:
+    async def _record(
+        self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
+    ) -> None:
+        if not isinstance(outcome, Accepted):
+            await self._record_now(entry, lane, intent_id, outcome, told)
+            return
+        late = LateId(
+            intent_id=intent_id, job_id=entry.id, lane=lane.name, generation_id=outcome.generation_id
+        )
+        async with self._spool.keeping(late):
+            await self._record_now(entry, lane, intent_id, outcome, told)
+
+    async def _record_now(
+        self, entry: Entry, lane: Lane, intent_id: str, outcome: SubmitOutcome, told: Mapping[str, Any]
+    ) -> None:
         plan = self._plan(entry, lane, intent_id, outcome)
         _count(entry, lane.name, outcome)
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("submit.recorded")
-        log.info(
-            "submit_attempted",
-            job_id=entry.id,
-            lane=lane.name,
-            outcome=type(outcome).__name__,
-            cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
-            applied=applied.name,
-        )
+        log.info("submit_attempted", job_id=entry.id, applied=applied.name, **told)
         if applied is Applied.ORPHAN:
             log.error(
                 "generation_orphaned", job_id=entry.id, lane=lane.name
             )  # listed in Redis, for an operator
         if applied is Applied.FENCED and isinstance(outcome, Accepted):
-            late = plans.plan_accepted_late(entry, lane, intent_id, outcome.generation_id)
+            late = plans.plan_accepted_late(entry.id, lane.name, intent_id, outcome.generation_id)
             self._tell(entry, lane, late, await self._shop.recorder.apply(late))
             self._shop.arm("poll", lane.name, 0)
             return
@@ -270,7 +292,8 @@ class SubmitStage:
                 entry, lane, self._settings.worker, cause="worker died during the submit", intent_id=None
             )
         else:
-            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS)
+            wait_ms = int(1000 * self._settings.worker.lease_s)
+            plan = plans.plan_orphaned(entry, lane, poison_deaths=POISON_DEATHS, wait_ms=wait_ms)
         applied = await self._shop.recorder.apply(plan)
         log.warning(
             "submit_recovered", job_id=entry.id, lane=lane.name, intent=bool(intent_id), applied=applied.name

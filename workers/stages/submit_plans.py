@@ -44,12 +44,35 @@ def plan_accepted(
     return Transition(job_id=entry.id, intent_id=intent_id, changes=(change,), lane_note=(lane.name, "ok"))
 
 
-def plan_accepted_late(entry: Entry, lane: Lane, intent_id: str, generation_id: str) -> Transition:
+def plan_accepted_late(job_id: str, lane: str, intent_id: str, generation_id: str) -> Transition:
     """Attach the generation whatever became of the job meanwhile: guarded by the intent, not by the epoch."""
     note = f"accepted late as {generation_id}"
-    states = (JobState.UNKNOWN, CANCELLED, JobState.FAILED)
-    changes = tuple(attach(state, lane.name, generation_id, note, slot_ms=LATE_SLOT_MS) for state in states)
-    return Transition(job_id=entry.id, intent_id=intent_id, changes=changes)
+    states = (JobState.UNKNOWN, CANCELLED, JobState.FAILED, SUBMITTING)
+    changes = tuple(
+        attach(state, lane, generation_id, note, slot_ms=0 if state is SUBMITTING else LATE_SLOT_MS)
+        for state in states
+    )
+    return Transition(job_id=job_id, intent_id=intent_id, changes=changes)
+
+
+def plan_taken(job_id: str, lane: str, intent_id: str, generation_id: str, *, slot_ms: int) -> Transition:
+    """Keep a job unknown whose generation id belongs to another job: never let two share one result."""
+    cause = "generation id belongs to another job"
+    changes = tuple(
+        Change(
+            before=state,
+            after=JobState.UNKNOWN if state is SUBMITTING else state,
+            fields={"unknown_cause": cause, "claimed_generation_id": generation_id},
+            clear=LEASE_FIELDS,
+            leave=(f"submit:{lane}", "expiring"),
+            due_in=(("unknown", 0),),
+            keep_slot=(lane, slot_ms),
+            intent=(lane, 0),
+            note=f"outcome unknown: {cause}",
+        )
+        for state in (JobState.UNKNOWN, CANCELLED, JobState.FAILED, SUBMITTING)
+    )
+    return Transition(job_id=job_id, intent_id=intent_id, changes=changes)
 
 
 def plan_requeue(
@@ -161,18 +184,23 @@ def plan_give_up_unknown(entry: Entry) -> Transition:
     return Transition(job_id=entry.id, changes=(change,))
 
 
-def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int) -> Transition:
-    """Queue a job whose holder died before the intent: nothing was sent. It is a suspect now, claimed alone."""
+def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int) -> Transition:
+    """Queue a job whose holder died before the intent: nothing was sent. It is a suspect now, claimed alone.
+
+    After each death of its own it waits `wait_ms` longer: those who only shared its first claim go before it.
+    """
     deaths = entry.number("deaths") + int(entry.suspect)
     if deaths >= poison_deaths:
         return plan_failed(entry, lane, None, "poison", f"its worker died {deaths} times while it ran alone")
+    later = ((f"later:{lane.model}", deaths * wait_ms),) if deaths else ()
     again = Change(
         before=SUBMITTING,
         after=QUEUED,
         clear=("leased", "lane"),
         fields={"suspect": 1, "deaths": deaths},
         leave=(f"submit:{lane.name}",),
-        queue=True,
+        due_in=later,
+        queue=not later,
         free_slot=lane.name,
         release=True,
         note="its worker died before the submit",

@@ -3,12 +3,14 @@
 -- so one sorted set is timer, lease and crash recovery. An entry still marked `leased` lost its holder: it becomes a
 -- suspect and is handed over alone; only deaths while alone count.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {index, kind j|d, worker, k, lease_ms, suspects 0|1, rate_key, interval_us,
---   burst, fields, detail, spec true|false}
+--   burst, fields, detail, spec true|false, schema, gap_ms, grace_ms}
 -- Returns: next_in_ms (-1: nothing), now_ms, then per entry: {id, {fields}, {detail}, {subject of a delivery}, spec}
 --!include keys
 --!include clock
 --!include permits
+--!include grace
 local A = cjson.decode(ARGV[3])
+--!include newer
 local index, rate_key = K.index(A.index), K.lane(A.rate_key)
 local out, taken = {}, 0
 
@@ -30,6 +32,12 @@ local function subject(key)
     redis.call("HGETALL", K.detail(about[1])) }
 end
 
+-- Whether an entry is nobody's now: a later version's, or its holder may yet renew it.
+local function let_be(id, r)
+  if is_newer(r[4]) then return leave_alone(index, id) end
+  return r[2] and NOW < grace_until and spare(index, id, tonumber(redis.call("ZSCORE", index, id)))
+end
+
 -- Takes the lease, and gives the entry with its record's fields; A.fields starts with `epoch`.
 local function hand_over(id, key)
   local values, detail = redis.call("HMGET", key, unpack(A.fields)), {}
@@ -42,22 +50,25 @@ local function hand_over(id, key)
   taken = taken + 1
 end
 
-if redis.call("HGET", K.control, "freeze") == "everything" then return { -1, NOW } end -- the tick asks again
+if CONTROL[1] == "everything" then return { -1, NOW } end -- the tick asks again
+if A.gap_ms then note_gap(A.gap_ms, A.grace_ms) end
 local permitted, wait = permits_free(rate_key, A.interval_us, A.burst, A.k)
 if permitted > 0 then
   for _, id in ipairs(redis.call("ZRANGEBYSCORE", index, "-inf", NOW, "LIMIT", 0, A.k)) do
     local key = K.record(A.kind, id)
     if taken >= permitted then break end
-    local r = redis.call("HMGET", key, "state", "leased", "suspect")
+    local r = redis.call("HMGET", key, "state", "leased", "suspect", "v")
     if not r[1] then
       redis.call("ZREM", index, id)
-    elseif not suspect(key, r[2], r[3]) then
-      hand_over(id, key)
-    elseif A.suspects == 1 and taken == 0 then
-      hand_over(id, key)
-      break
-    elseif A.suspects == 0 then
-      redis.call("ZADD", index, NOW + 200, id)
+    elseif not let_be(id, r) then
+      if not suspect(key, r[2], r[3]) then
+        hand_over(id, key)
+      elseif A.suspects == 1 and taken == 0 then
+        hand_over(id, key)
+        break
+      elseif A.suspects == 0 then
+        redis.call("ZADD", index, NOW + 200, id)
+      end
     end
   end
   if taken > 0 then wait = permits_take(rate_key, A.interval_us, A.burst, taken) end

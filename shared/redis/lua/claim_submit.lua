@@ -3,7 +3,8 @@
 -- then made to wait. Also hands over jobs whose holder died in `submitting` (expired = 1), first.
 -- Atomic because permit, slot, hold, lease and state must change together.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, max_posts,
---   max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields, caps?}
+--   max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields, caps?, mark,
+--   schema, gap_ms, grace_ms}; mark: of the store that the worker knows ("lost" if it is not this one)
 -- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON}
 --!include keys
 --!include clock
@@ -14,12 +15,17 @@
 --!include usage
 --!include money
 --!include batch_stop
+--!include grace
 local A = cjson.decode(ARGV[3])
+if A.mark and A.mark ~= "" and CONTROL[2] ~= A.mark then return { -1, NOW, "lost" } end
+--!include newer
 local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
 --!include lane_gate
 --!include caps
 --!include submit_lease
+--!include queue_admit
 --!include queue_take
+if A.gap_ms then note_gap(A.gap_ms, A.grace_ms) end
 take_expired()
 local want, reason = places()
 if want > 0 then

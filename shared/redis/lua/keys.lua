@@ -24,9 +24,12 @@ local K = {
   balances = P .. "balances",
   usage = P .. "usage",
   parked = P .. "parked",
+  opening = P .. "opening",
+  closed = P .. "closed",
   orphans = P .. "orphans",
   workers = P .. "workers",
   endpoints = P .. "endpoints",
   ended = P .. "ended",
   audit = P .. "audit",
+  losses = P .. "losses",
 }

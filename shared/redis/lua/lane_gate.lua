@@ -17,7 +17,7 @@ local function places()
   local posts = redis.call("ZCARD", held)
   redis.call("ZREMRANGEBYSCORE", K.slots(A.lane), "-inf", NOW)
   local lane = redis.call("HMGET", lane_key, "closed_until", "blocked", "probe_at", "ambiguous", "paused_at")
-  if redis.call("HGET", K.control, "freeze") then return 0, "frozen" end
+  if CONTROL[1] then return 0, "frozen" end
   if lane[5] then return 0, "paused" end -- by hand
   if tonumber(lane[1] or "0") > NOW then
     soonest(tonumber(lane[1]) - NOW)

@@ -26,24 +26,6 @@ local function take(id, job)
   redis.call("RPUSH", K.timeline(id), NOW .. "|" .. A.after .. "|" .. A.worker)
 end
 
--- The job to take now, or nil; a suspect (its last holder died) runs alone, others wait for the next call.
-local function admissible(id, taken)
-  local r = redis.call("HMGET", K.record("j", id), "state", "suspect", "deadline_at", "tenant", "batch", "n", "est",
-    "currency")
-  if r[1] ~= A.before then return nil end
-  if r[3] and tonumber(r[3]) <= NOW then -- the sweep fails it as expired
-    redis.call("ZADD", K.index("expiring"), r[3], id)
-    return nil
-  end
-  local cost = A.price_micros * tonumber(r[6])
-  local job = { tenant = r[4], batch = r[5] or nil, cost = cost, est = r[7], currency = r[8] }
-  if r[2] ~= "1" then return job end
-  if A.suspects == 1 and taken == 0 then return job, true end
-  redis.call("ZADD", K.index("later:" .. A.model), NOW + 200, id)
-  soonest(200)
-  return nil
-end
-
 -- Takes up to `count` jobs of one tenant. Returns how many are taken in all, and why the turn must be the last.
 local function take_of(tenant, vtime, count_max, taken)
   local queue, cost, stop = K.queue(A.model, tenant), 0, nil
@@ -67,7 +49,7 @@ end
 -- One job per tenant and turn, by virtual time; a tenant that is alone gets all turns at once.
 local function take_fresh(want)
   local taken, stop, turns = 0, nil, 0
-  while taken < want and (not stop or stop == "tenant") and turns < 4 * A.k do
+  while taken < want and (not stop or stop == "tenant") and turns < 4 * A.k and left_alone < A.k do
     local ready = redis.call("ZRANGE", K.ready(A.model), 0, 1, "WITHSCORES")
     if not ready[1] then break end
     turns = turns + 1

@@ -13,10 +13,15 @@ local function hand_over(id, expired, changes)
 end
 
 local function take_expired()
-  for _, id in ipairs(redis.call("ZRANGEBYSCORE", held, "-inf", NOW, "LIMIT", 0, A.k)) do
-    if redis.call("EXISTS", K.record("j", id)) == 0 then
+  local over = redis.call("ZRANGEBYSCORE", held, "-inf", NOW, "WITHSCORES", "LIMIT", 0, A.k)
+  for at = 1, #over, 2 do
+    local id = over[at]
+    local r = redis.call("HMGET", K.record("j", id), "state", "v")
+    if not r[1] then
       redis.call("ZREM", held, id)
-    else
+    elseif is_newer(r[2]) then
+      leave_alone(held, id)
+    elseif not spare(held, id, tonumber(over[at + 1])) then
       hand_over(id, 1, {})
     end
   end

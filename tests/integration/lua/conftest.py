@@ -74,12 +74,22 @@ class State:
         header = header_json(tenant, batch, hook, self.limits, caps=caps, batch_caps=batch_caps)
         return ids, self.call("enqueue_jobs", header, *args)
 
+    def watch(self, known: str = "", fresh: str = "fresh", **over: Any) -> tuple[str, str, int, int]:
+        """A worker's look at the store: verdict, mark, schema version, step of the clock in ms."""
+        question = {
+            "known": known, "fresh": fresh, "worker": "w1", "schema": 1, "gap_ms": 6000, "grace_ms": 12_000,
+            "lanes": [[LANE, MODEL]],
+        }  # fmt: skip
+        verdict, mark, schema, step_ms = self.call("watch_state", to_json(question | over))
+        return verdict.decode(), mark.decode(), schema, step_ms
+
     def claim_submit(self, k: int = 100, **over: Any) -> tuple[int, str, list[dict[str, Any]]]:
         question = {
             "lane": LANE, "model": MODEL, "account": "main", "worker": "w1", "k": k, "lease_ms": 12_000,
             "interval_us": 0, "burst": 1, "max_posts": 1000, "max_slots": 1000, "price_micros": PRICE,
             "currency": "CNY", "breaker": 5, "probe_ms": 5000, "stuck_ms": 10_000, "suspects": 1,
-            "before": "queued", "after": "submitting", "fields": SUBMIT_FIELDS,
+            "before": "queued", "after": "submitting", "fields": SUBMIT_FIELDS, "schema": 1, "gap_ms": 6000,
+            "grace_ms": 12_000,
         }  # fmt: skip
         next_in, _now, reason, *rows = self.call("claim_submit", to_json(question | over))
         return next_in, reason.decode(), [_row(row[0], row[2], SUBMIT_FIELDS, expired=row[1]) for row in rows]
@@ -90,6 +100,7 @@ class State:
         question = {
             "index": index, "kind": "d" if delivery else "j", "worker": "w1", "k": k, "lease_ms": 12_000,
             "suspects": 1, "rate_key": "poll:main", "interval_us": 0, "burst": 1, "fields": fields, "detail": (),
+            "schema": 1, "gap_ms": 6000, "grace_ms": 12_000,
         }  # fmt: skip
         next_in, _now, *rows = self.call("claim_due", to_json(question | over))
         return next_in, [_row(row[0], row[1], fields, subject=row[3]) for row in rows]
@@ -122,6 +133,9 @@ class State:
 
     def job(self, job_id: str) -> Job:
         return JobStore(self.client, self.keys, self.limits).get(job_id)
+
+    def job_epoch(self, job_id: str) -> int:
+        return int(self.client.hget(self.keys.job(job_id), "epoch") or 0)
 
     def balances(self) -> dict[str, int]:
         found: Any = self.client.hgetall(self.keys.balances)

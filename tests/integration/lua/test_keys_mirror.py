@@ -15,8 +15,8 @@ CALLS = {
     "batch('a', 'b')": "batch", "batch_jobs('a', 'b')": "batch_jobs", "queue('a', 'b')": "queue",
     "ready('a')": "ready", "lane('a')": "lane", "index('a')": "index", "slots('a')": "slots",
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
-    "balances": "balances", "usage": "usage", "parked": "parked", "orphans": "orphans", "workers": "workers", "ended": "ended",
-    "audit": "audit",
+    "balances": "balances", "usage": "usage", "parked": "parked", "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
+    "audit": "audit", "losses": "losses",
     "waiting('a')": "waiting", "failing('a')": "failing", "endpoints": "endpoints",
 }  # fmt: skip
 

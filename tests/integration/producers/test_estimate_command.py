@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tests.integration.producers.conftest import FOX, LANE
@@ -107,3 +108,42 @@ def test_an_empty_file_and_a_missing_one(cli: Cli) -> None:
     assert (empty.returncode, empty.stdout) == (0, "No valid requests, 0 rejected. Nothing was enqueued.\n")
     missing = cli.run("estimate", "nowhere.jsonl")
     assert (missing.returncode, "cannot read nowhere.jsonl" in missing.stderr) == (2, True)
+
+
+def test_headroom_under_caps_is_told(cli: Cli, darkroom: Darkroom, worker: FakeWorker, state: State) -> None:
+    """Per cap that covers the jobs: limit, used, queued, left and asked; what does not fit is said, with its fate."""
+    darkroom.enqueue_many([FOX] * 3, tenant="acme")
+    worker.claim(2)
+    rows = [
+        {"scope": "tenant:acme", "window": "day", "limit": "1.00"},
+        {"scope": "tenant:*", "window": "day", "limit": "0.01"},
+        {"scope": "tenant:*", "window": "total", "limit": "9.00", "over_cap": "reject"},
+        {"scope": "account:default", "window": "month", "limit": "5.00"},
+        {"scope": "tenant:zoo", "window": "day", "limit": "1.00"},
+    ]
+    name = cli.write("two.jsonl", '{"prompt": "a fox"}\n{"prompt": "a fox", "n": 2}\n')
+    env = {"DARKROOM_CAPS": json.dumps(rows)}
+    found = json.loads(cli.run("estimate", name, "--tenant", "acme", "--json", **env).stdout)
+    assert [
+        (
+            cap["scope"],
+            cap["window"],
+            cap["used_micros"],
+            cap["queued_micros"],
+            cap["left_micros"],
+            cap["fits"],
+        )
+        for cap in found["caps"]
+    ] == [
+        ("tenant:acme", "day", 400_000, 200_000, 400_000, False),
+        ("tenant:acme", "total", 400_000, 200_000, 8_400_000, True),
+        ("account:default", "month", 400_000, 0, 4_600_000, True),
+    ]
+    assert {cap["asked_micros"] for cap in found["caps"]} == {600_000}
+    shown = cli.run("estimate", name, "--tenant", "acme", **env).stdout
+    assert (
+        "! tenant:acme, a day: ¥0.40 are left for at most ¥0.60; jobs over it wait until there is room"
+        in shown
+    )
+    assert "cap" not in cli.run("estimate", name, "--tenant", "acme").stdout
+    state.owned.append("*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from dataclasses import replace
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from producers.reports.exports import write_export
 from shared.money import ledger
-from shared.money.entry import Entry, entry_line, export_key, parse_line
+from shared.money.entry import Entry, parse_line
 from tests.integration.producers.conftest import FOX, FakeWorker
 from tests.integration.producers.test_cli import Cli
 from tests.servers import environment
@@ -54,15 +56,17 @@ def busy(darkroom: Darkroom, worker: FakeWorker) -> dict[str, str]:
     return ids
 
 
-def close_days(state: State, folder: Path, entries: list[Entry]) -> None:
-    """Make entries a closed day, as `ledger close` leaves it: in a file, and in the opening balances."""
-    file = folder / "artifacts" / export_key(entries[0].day)
+def close_day(state: State, folder: Path, entries: list[Entry]) -> Path:
+    """Note entries as a closed day and write its export, but leave the stream as it is; give the file."""
+    export = write_export(entries[0].day, 1, entries, folder / "export")
+    assert export is not None
+    file = folder / "artifacts" / export.day.key
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"".join(map(entry_line, entries)))
-    for each in entries:
-        state.client.hincrby(state.keys.opening, f"{each.currency}|{each.debit}", -each.micros)
-        state.client.hincrby(state.keys.opening, f"{each.currency}|{each.credit}", each.micros)
-    state.owned.append("opening")
+    export.path.rename(file)
+    for account, micros in export.sums.items():
+        state.client.hincrby(state.keys.opening, account, micros)
+    state.client.hset(state.keys.closed, export.day.name, export.day.note())
+    return file
 
 
 def stream(state: State) -> list[Entry]:
@@ -141,7 +145,7 @@ def test_verify_counts_closed_days_as_opening_balances(
     first, *_ = entries = stream(state)
     state.client.xdel(state.keys.ledger, first.id)
     assert cli.json("ledger", "verify", code=1)["differences"]
-    close_days(state, cli.folder, [first])
+    close_day(state, cli.folder, [first])
     found = cli.json("ledger", "verify")
     assert found["adds_up"] is True
     assert found["entries"] == len(entries) - 1
@@ -177,7 +181,7 @@ def test_verify_begins_again_when_a_day_closes_meanwhile(
         times.append(1)
         if len(times) == 1:
             state.client.xdel(state.keys.ledger, first.id)
-            close_days(state, tmp_path, [first])
+            close_day(state, tmp_path, [first])
         return books
 
     monkeypatch.setattr(ledger, "read_books", then_close)
@@ -221,12 +225,15 @@ def test_spend_as_csv_and_json(cli: Cli, darkroom: Darkroom, worker: FakeWorker)
 def test_spend_reads_closed_days_and_counts_nothing_twice(
     cli: Cli, darkroom: Darkroom, worker: FakeWorker, state: State
 ) -> None:
-    """Days of the object store come first; what is exported and still in the stream counts once."""
+    """Days of the object store come first; a file that no closed day names is none of the books."""
     busy(darkroom, worker)
     before = cli.json("spend", "--by", "tenant,day")
     entries = stream(state)
-    close_days(state, cli.folder, entries)  # a close that stopped before it took them out of the stream
-    assert cli.json("spend", "--by", "tenant,day") == before | {"closed_days": 1}
+    stray = cli.folder / "artifacts" / "ledger" / "2020-01-01.jsonl.gz"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"what a close left that was killed")
+    assert cli.json("spend", "--by", "tenant,day") == before
+    close_day(state, cli.folder, entries)
     for each in entries:
         state.client.xdel(state.keys.ledger, each.id)
     assert cli.json("spend", "--by", "tenant,day") == before | {"closed_days": 1}
@@ -240,17 +247,24 @@ def test_spend_reads_closed_days_and_counts_nothing_twice(
 def test_spend_says_when_closed_days_cannot_be_read(
     cli: Cli, darkroom: Darkroom, worker: FakeWorker, state: State
 ) -> None:
-    """Storage off: a remark on stderr. A file that is damaged: an error that names file and line, exit code 1."""
+    """Storage off: a remark on stderr. A file that is damaged or gone: an error that names it, exit code 1."""
     busy(darkroom, worker)
     entries = stream(state)
-    close_days(state, cli.folder, entries)
+    file = close_day(state, cli.folder, entries)
+    state.client.xtrim(state.keys.ledger, maxlen=0, approximate=False)
     off = cli.run("spend", DARKROOM_STORAGE=json.dumps({"url": "off"}))
     assert (off.returncode, "storage is off" in off.stderr) == (0, True)
-    file = cli.folder / "artifacts" / export_key(entries[0].day)
-    file.write_bytes(file.read_bytes() + b'{"id": 7\n')
-    broken = cli.run("spend")
-    assert broken.returncode == 1
-    assert f"line {len(entries) + 1} of ledger/" in broken.stderr
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole + whole, b"no gzip", gzip.compress(b'{"id": 7}\n')):
+        file.write_bytes(damaged)
+        broken = cli.run("spend")
+        assert broken.returncode == 1
+        assert f"the export of the closed day {entries[0].day} is damaged" in broken.stderr
+    file.write_bytes(gzip.compress(gzip.decompress(whole).replace(b'"acme"', b'"acne"')))
+    assert "not those that its name says" in cli.run("spend").stderr
+    file.unlink()
+    assert (cli.run("spend").returncode, cli.run("ledger", "verify").returncode) == (1, 0)
+    assert cli.run("ledger", "verify", "--exports").returncode == 1
 
 
 def test_export_prints_entries_as_csv(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:

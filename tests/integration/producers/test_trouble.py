@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +18,7 @@ from tests.integration.producers.conftest import FOX
 from tests.servers import ValkeyProc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from producers import Settings
@@ -22,6 +28,26 @@ CALLS: dict[str, Callable[[Darkroom], object]] = {
     "enqueue": lambda darkroom: darkroom.enqueue(FOX),
     "enqueue_many": lambda darkroom: darkroom.enqueue_many([FOX]),
     "get": lambda darkroom: darkroom.get("job_1"),
+    "cancel": lambda darkroom: darkroom.cancel("job_1"),
+    "overview": lambda darkroom: darkroom.overview(),
+}
+MORE_CALLS: dict[str, Callable[[Darkroom], object]] = CALLS | {
+    "get_many": lambda darkroom: darkroom.get_many(["job_1"]),
+    "wait": lambda darkroom: darkroom.wait("job_1", timeout_s=60),
+    "wait_batch": lambda darkroom: darkroom.wait_batch("b", timeout_s=60),
+    "batch": lambda darkroom: darkroom.batch("b"),
+    "unknown": lambda darkroom: darkroom.unknown(),
+    "release": lambda darkroom: darkroom.release("job_1"),
+    "seal": lambda darkroom: darkroom.seal("b"),
+    "freeze": lambda darkroom: darkroom.freeze(None),
+    "now_ms": lambda darkroom: darkroom.now_ms(),
+}
+ASYNC_CALLS: dict[str, Callable[[AsyncDarkroom], Awaitable[object]]] = {
+    "enqueue": lambda darkroom: darkroom.enqueue(FOX),
+    "enqueue_many": lambda darkroom: darkroom.enqueue_many([FOX]),
+    "get": lambda darkroom: darkroom.get("job_1"),
+    "wait": lambda darkroom: darkroom.wait("job_1", timeout_s=60),
+    "wait_batch": lambda darkroom: darkroom.wait_batch("b", timeout_s=60),
     "cancel": lambda darkroom: darkroom.cancel("job_1"),
     "overview": lambda darkroom: darkroom.overview(),
 }
@@ -149,3 +175,100 @@ async def test_the_async_client_says_the_same(state: State, server: ValkeyProc) 
         with pytest.raises(StateUnavailable, match="no Redis at") as caught:
             await darkroom.enqueue_many([FOX])
     assert caught.value.receipt.total == 0
+
+
+def _caught(call: Callable[[], object]) -> tuple[str, float]:
+    """Give what a call that must fail says, and how long it took."""
+    started_at = time.monotonic()
+    with pytest.raises(StateUnavailable) as caught:
+        call()
+    return str(caught.value), time.monotonic() - started_at
+
+
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    """A server that accepts connections and never says a word."""
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=200)) as listener:
+        yield f"redis://:canary@127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def test_a_silent_server_costs_a_call_less_than_ten_seconds(state: State, silent_url: str) -> None:
+    """With the timeouts that are the default, from any thread; it is told from a server that is not there."""
+    with Darkroom(settings_of(state, silent_url)) as darkroom, ThreadPoolExecutor(len(MORE_CALLS)) as pool:
+        calls = [partial(_caught, partial(call, darkroom)) for call in MORE_CALLS.values()]
+        for name, (said, took_s) in zip(MORE_CALLS, pool.map(lambda call: call(), calls), strict=True):
+            assert "does not answer in time. See" in said, name
+            assert took_s < 10, name
+            assert "canary" not in said, name
+
+
+@pytest.mark.anyio
+async def test_a_silent_server_costs_an_async_call_less_than_ten_seconds(
+    state: State, silent_url: str
+) -> None:
+    """As for the blocking client; the event loop goes on meanwhile."""
+    async with AsyncDarkroom(settings_of(state, silent_url)) as darkroom:
+        started_at = time.monotonic()
+        calls = [asyncio.ensure_future(call(darkroom)) for call in ASYNC_CALLS.values()]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert time.monotonic() - started_at < 10
+    for name, error in zip(ASYNC_CALLS, errors, strict=True):
+        assert isinstance(error, StateUnavailable), name
+        assert "does not answer in time. See" in str(error), name
+        assert "canary" not in str(error), name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:canary@host:port/0",
+        "http://:canary@host:1/0",
+        "redis://host/canary",
+        "redis://h/0?canary=1",
+        "",
+    ],
+)
+def test_what_is_no_url_of_a_redis_is_refused_at_once(state: State, url: str) -> None:
+    """By both clients, before anything connects; nothing of it is quoted."""
+    for client in (Darkroom, AsyncDarkroom):
+        with pytest.raises(ConfigurationError, match="DARKROOM_REDIS__URL") as caught:
+            client(settings_of(state, url))
+        assert "canary" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+def test_another_kind_of_server_is_named(state: State) -> None:
+    """What answers and is no Redis."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with closing(connection):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Darkroom(settings_of(state, f"redis://127.0.0.1:{listener.getsockname()[1]}/0")) as darkroom:
+            said, _ = _caught(darkroom.now_ms)
+        thread.join()
+    assert "is no Redis" in said
+
+
+def test_an_address_that_swallows_packets_is_given_up(state: State) -> None:
+    """Nobody refuses the connection, nobody accepts it: a firewall, or a server with no room in its queue."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(socket.socket()))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # more than its queue holds
+            client = stack.enter_context(closing(socket.socket()))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(listener.getsockname())
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        darkroom = stack.enter_context(Darkroom(settings_of(state, url, connect_timeout_s=0.5)))
+        said, took_s = _caught(darkroom.now_ms)
+    assert "does not answer in time" in said
+    assert took_s < 5

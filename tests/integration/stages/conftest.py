@@ -21,6 +21,7 @@ from workers.http import HttpxClient
 from workers.lanes import Lane
 from workers.providers.gateway import GatewayProvider
 from workers.recorder import Recorder
+from workers.spool import Spool
 from workers.stages.inputs import Inputs
 from workers.stages.poll import PollStage
 from workers.stages.stage import Shop
@@ -28,6 +29,7 @@ from workers.stages.submit import SubmitStage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from shared.jobs.job import Job
     from shared.settings import Settings
@@ -57,6 +59,7 @@ class Works:
     requests: list[httpx.Request] = field(default_factory=list)
     told: Told = field(default_factory=Told)
     armed: list[tuple[str, str, int]] = field(default_factory=list)
+    folder: Path | None = None  # of the spool
 
     async def open(self) -> None:
         self.client = make_async_client(self.settings.redis)
@@ -66,13 +69,15 @@ class Works:
         self.lane = Lane(LANE, "main", "wan2.7-image", account, provider, 200_000)
         claims = Claims(self.client, self.state.keys, self.settings.worker, "w1")
         shop = Shop(self.recorder, claims, self.told, lambda *told: self.armed.append(told))
+        self.spool = Spool(self.folder)
         http = HttpxClient(transport=httpx.MockTransport(self._play))
         lanes = {LANE: self.lane}
-        self.submit_stage = SubmitStage(shop, lanes, http, Inputs(None), self.settings)
+        self.submit_stage = SubmitStage(shop, lanes, http, Inputs(None), self.settings, self.spool)
         self.poll_stage = PollStage(shop, lanes, http, self.settings)
 
     async def close(self) -> None:
         await self.recorder.close()
+        self.spool.close()
         await self.client.aclose()
 
     def _play(self, request: httpx.Request) -> httpx.Response:

@@ -50,7 +50,7 @@ def test_a_model_without_price_or_lane_is_not_offered() -> None:
 def test_the_currency_is_known_only_if_there_is_one(currencies: tuple[str, ...], one: str) -> None:
     """A batch may have costs in several."""
     accounts = {f"a{nr}": account(currency=currency) for nr, currency in enumerate(currencies)}
-    assert Core(Settings(accounts=accounts)).currency == one
+    assert Settings(accounts=accounts).currency == one
 
 
 @pytest.mark.parametrize(

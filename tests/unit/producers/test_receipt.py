@@ -9,7 +9,8 @@ import pytest
 from producers.cli.status import batch_facts
 from producers.receipt import BatchReceipt, BatchStatus, Dispositions, ItemReceipt, cancel_outcome
 from shared.errors import Issue
-from shared.jobs.enqueue import Disposition, new_job_ids
+from shared.jobs.disposition import Disposition
+from shared.jobs.enqueue import new_job_ids
 from shared.jobs.job import Job
 from shared.jobs.lifecycle import JobState
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ConfigurationError, StorageError
-from shared.jobs.enqueue import NAME_PATTERN
+from shared.jobs.names import NAME_PATTERN
 from shared.object_writers import ByteBudget
 from shared.settings import StorageSettings
 from shared.settings_section import SecretReference

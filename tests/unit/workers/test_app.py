@@ -140,20 +140,6 @@ def test_the_app_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = workers.app.nothing
 
 
-@pytest.fixture
-def logging_restored() -> Iterator[None]:
-    """Put logging back as pytest has it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-
-
 def stumble(prompt: str) -> None:
     """Fail with a secret in a local variable, as Python's own message would not show it."""
     held = prompt.upper()
@@ -188,7 +174,7 @@ def test_logs_are_json_lines_and_tracebacks_show_no_locals(tmp_path: Path) -> No
 def test_a_terminal_gets_lines_without_locals(tmp_path: Path) -> None:
     """log.format = console: no JSON, a plain traceback, and log.level counts where the command line names none."""
     file = tmp_path / "log"
-    logs.set_up(LogSettings(format="console", level="INFO"), logging.ERROR, str(file))
+    logs.set_up(Settings(log=LogSettings(format="console", level="INFO")), logging.ERROR, str(file))
     try:
         stumble("prompt-canary")
     except ValueError:
@@ -214,7 +200,7 @@ def test_the_command_line_s_level_wins(
 ) -> None:
     """Whatever log.level says."""
     monkeypatch.setattr("sys.argv", ["celery", "worker", *words])
-    logs.set_up(LogSettings(level="DEBUG"), "ERROR", str(tmp_path / "log"))
+    logs.set_up(Settings(log=LogSettings(level="DEBUG")), "ERROR", str(tmp_path / "log"))
     structlog.get_logger("ours").warning("below_the_level")
     structlog.get_logger("ours").error("counted")
     (line,) = (tmp_path / "log").read_text().splitlines()

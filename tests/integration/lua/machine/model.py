@@ -15,7 +15,7 @@ LEASE_MS: Final = 12_000
 SLOT_MS: Final = 600_000
 LATE_SLOT_MS: Final = 25 * 3600 * 1000
 RESUBMIT_MS: Final = 120_000
-FENCED, FIRST, SECOND, THIRD, ORPHAN = 0, 1, 2, 3, -2
+FENCED, FIRST, SECOND, THIRD, FOURTH, ORPHAN = 0, 1, 2, 3, 4, -2
 FOREVER: Final = float("inf")
 
 LIVE: Final = frozenset({"queued", "submitting", "generating", "storing", "unknown"})
@@ -75,6 +75,12 @@ class Model:
     def enqueue(self, job_id: str, tenant: str, batch: str | None, n: int) -> None:
         self.jobs[job_id] = ModelJob(job_id, tenant, batch, n)
 
+    def slots_end(self, now: int) -> None:
+        """A claim gives back the slots whose time is over; they stay so if the clock is set back."""
+        for job in self.jobs.values():
+            if job.slot_until is not None and job.slot_until <= now:
+                job.slot_until = None
+
     def claimed(self, job_id: str, epoch: int, now: int) -> None:
         """A queued job is taken: hold, slot and lease are one."""
         job = self.jobs[job_id]
@@ -103,26 +109,32 @@ class Model:
     def accept(self, job_id: str, intent: str, generation: str, now: int) -> int:
         """The provider's 2xx, recorded by the intent while the job is still submitting."""
         job = self.jobs[job_id]
-        if job.intent != intent:
-            self.orphans.add(generation)
-            return ORPHAN
+        if (refused := self._unattached(job, intent, generation)) is not None:
+            return refused
         if job.state != "submitting":
             return FENCED
         self._attach(job, generation, now, "generating")
         return FIRST
 
+    def _unattached(self, job: ModelJob, intent: str, generation: str) -> int | None:
+        """Say why the id changes nothing: it is of another intent, is there already, or came beside another."""
+        if job.intent == intent and job.generation in (None, generation):
+            return FENCED if job.generation == generation else None
+        self.orphans.add(generation)
+        return ORPHAN
+
     def accept_late(self, job_id: str, intent: str, generation: str, now: int) -> int:
         """The same after the job moved on: its state may be final, its accounting is not."""
         job = self.jobs[job_id]
-        if job.intent != intent:
-            self.orphans.add(generation)
-            return ORPHAN
-        places = {"unknown": FIRST, "cancelled": SECOND, "failed": THIRD}
+        if (refused := self._unattached(job, intent, generation)) is not None:
+            return refused
+        places = {"unknown": FIRST, "cancelled": SECOND, "failed": THIRD, "submitting": FOURTH}
         if job.state not in places:
             return FENCED
         place = places[job.state]
-        self._attach(job, generation, now, "generating" if place == FIRST else job.state)
-        job.slot_until = now + LATE_SLOT_MS
+        self._attach(job, generation, now, "generating" if place in (FIRST, FOURTH) else job.state)
+        if place != FOURTH:
+            job.slot_until = now + LATE_SLOT_MS
         return place
 
     def _attach(self, job: ModelJob, generation: str, now: int, state: str) -> None:

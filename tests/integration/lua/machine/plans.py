@@ -39,7 +39,7 @@ def intent(entry: Entry, intent_id: str) -> Transition:
 def accepted(entry: Entry, intent_id: str, generation_id: str) -> tuple[Transition, Transition]:
     """Give the plan for a job that is still submitting, and the one for any other."""
     now = submit_plans.plan_accepted(entry, PLACE, intent_id, generation_id, first_poll_ms=0)
-    return now, submit_plans.plan_accepted_late(entry, PLACE, intent_id, generation_id)
+    return now, submit_plans.plan_accepted_late(entry.id, PLACE.name, intent_id, generation_id)
 
 
 def lost(entry: Entry, intent_id: str | None) -> Transition:
@@ -55,7 +55,7 @@ def refused(entry: Entry, intent_id: str) -> Transition:
 
 
 def orphaned(entry: Entry) -> Transition:
-    return submit_plans.plan_orphaned(entry, PLACE, poison_deaths=POISON_DEATHS)
+    return submit_plans.plan_orphaned(entry, PLACE, poison_deaths=POISON_DEATHS, wait_ms=1000)
 
 
 def delivered(entry: Entry, count: int) -> Transition:

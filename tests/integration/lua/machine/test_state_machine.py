@@ -145,6 +145,7 @@ class Machine(RuleBasedStateMachine):
         eligible = waiting - sum(due > self.now for due in later.values())
         ended = [job for job in self.model.jobs.values() if job.index == "submit" and job.due <= self.now]
         _, _, rows = self.world.claim_submit(k, breaker=NEVER)
+        self.model.slots_end(self.now)
         for row in rows:
             took = self.model.taken_over if row["expired"] else self.model.claimed
             took(row["id"], int(row["epoch"]), self.now)

@@ -1,20 +1,18 @@
-"""Amounts as text: exact."""
+"""Amounts as text: exact in both directions."""
 
 from __future__ import annotations
-
-from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.reports.amount import decimal_text
+from producers.reports.amount import decimal_text, parse_micros
 
 
 @given(st.integers(-(10**15), 10**15))
 def test_text_reads_back(micros: int) -> None:
     """No digit is lost, whatever the amount."""
-    assert Decimal(decimal_text(micros)) * 1_000_000 == micros
+    assert parse_micros(decimal_text(micros)) == micros
 
 
 @pytest.mark.parametrize(
@@ -24,3 +22,18 @@ def test_text_reads_back(micros: int) -> None:
 def test_as_people_write_it(micros: int, text: str) -> None:
     """Two decimals at least, six at most."""
     assert decimal_text(micros) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"), [(" 0.2 ", 200_000), ("1e-6", 1), ("3", 3_000_000), ("-1.5", -1_500_000)]
+)
+def test_other_notations(text: str, micros: int) -> None:
+    """What programs write is read as well."""
+    assert parse_micros(text) == micros
+
+
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "0.0000001", "1,5", "1" * 30])
+def test_what_is_no_amount(text: str) -> None:
+    """It is refused, never rounded."""
+    with pytest.raises(ValueError, match="is"):
+        parse_micros(text)

@@ -15,7 +15,6 @@ from shared.errors import InvalidRequest
 from shared.jobs.enqueue import (
     JobParams,
     Placed,
-    check_name,
     check_params,
     header_json,
     idempotency_digest,
@@ -24,6 +23,7 @@ from shared.jobs.enqueue import (
     new_job_ids,
     parse_placed,
 )
+from shared.jobs.names import check_name
 from shared.settings import LimitSettings
 
 JSON = st.recursive(

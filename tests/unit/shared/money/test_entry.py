@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shared.money.entry import (
     Entry,
-    day_of_key,
     entry_line,
     entry_order,
     export_key,
@@ -55,8 +54,5 @@ def test_a_line_that_is_no_entry(line: bytes) -> None:
 
 
 def test_keys_of_closed_days() -> None:
-    """A day has one file; other objects are none."""
-    assert export_key(date(2026, 3, 1)) == "ledger/2026-03-01.jsonl"
-    assert day_of_key("ledger/2026-03-01.jsonl") == date(2026, 3, 1)
-    others = ("ledger/2026-03-01.jsonl.tmp", "ledger/x.jsonl", "ledger/20260301.jsonl", "a/2026-03-01.jsonl")
-    assert [day_of_key(key) for key in others] == [None] * 4
+    """A part of a day has one file, whose name tells its content."""
+    assert export_key(date(2026, 3, 1), 2, "ab" * 32) == f"ledger/2026-03-01-2.{'ab' * 32}.jsonl.gz"

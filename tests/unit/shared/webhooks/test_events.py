@@ -88,6 +88,7 @@ def test_a_completed_image_says_everything() -> None:
                 }
             ],
             "cost_micros": 200_000,
+            "cost_is_final": True,
             "currency": "CNY",
             "error": None,
             "warnings": ["thinking_mode: ignored"],
@@ -125,7 +126,11 @@ def test_a_batch_says_how_its_jobs_ended() -> None:
             "images": 2,
             "cost_micros": 0,
             "currency": None,
+            "max_cost_micros": None,
+            "max_failed_percent": None,
+            "stopped": None,
             "created_at": None,
+            "stopped_at": None,
             "completed_at": None,
         },
     }

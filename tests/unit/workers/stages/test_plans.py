@@ -109,7 +109,7 @@ def submit_plans_of(each: Entry, intent: str | None, cause: str, delay_ms: int) 
     yield submit_plans.plan_unknown(
         each, PLACE, WORKER, cause=cause, intent_id=intent, generation_id="task_1"
     )
-    yield submit_plans.plan_orphaned(each, PLACE, poison_deaths=3)
+    yield submit_plans.plan_orphaned(each, PLACE, poison_deaths=3, wait_ms=1000)
 
 
 @given(submits, intents, texts, small)
@@ -151,7 +151,7 @@ def test_the_intent_is_written_in_place(each: Entry) -> None:
 def test_an_accepted_post_is_attached_whatever_became_of_the_job(each: Entry, first_poll_ms: int) -> None:
     """In time or late: the money stays as it is, a poll is due, and an ended job keeps its state."""
     on_time = submit_plans.plan_accepted(each, PLACE, "i1", "task_1", first_poll_ms=first_poll_ms)
-    late = submit_plans.plan_accepted_late(each, PLACE, "i1", "task_1")
+    late = submit_plans.plan_accepted_late(each.id, PLACE.name, "i1", "task_1")
     met = set()
     for plan in (on_time, late):
         assert_sound(plan)
@@ -218,11 +218,15 @@ def test_a_job_given_up_is_found_out() -> None:
 )
 def test_only_deaths_while_alone_count(suspect: int, deaths: int, after: JobState) -> None:
     """The first death makes a suspect; the third while it ran alone is the end."""
-    plan = submit_plans.plan_orphaned(entry(suspect=str(suspect), deaths=str(deaths)), PLACE, poison_deaths=3)
+    each = entry(suspect=str(suspect), deaths=str(deaths))
+    plan = submit_plans.plan_orphaned(each, PLACE, poison_deaths=3, wait_ms=1000)
     assert plan.changes[0].after is after
     if after is JobState.QUEUED:
         assert plan.without_intent
         assert plan.changes[0].fields == {"suspect": 1, "deaths": deaths + suspect}
+        alone = deaths + suspect  # those who only shared its first claim go before it
+        assert plan.changes[0].queue is (alone == 0)
+        assert [delay_ms for _, delay_ms in plan.changes[0].due_in] == [1000 * alone] * bool(alone)
     else:
         assert plan.changes[0].fields == {"error_code": "poison"}
 
