@@ -86,10 +86,11 @@ class Patient:
         assert all(each["do"] for each in rest)
         return rest
 
-    def finding(self, area: str, *args: str, code: int = 1, **more: Any) -> dict[str, str]:
-        """Give the one trouble of an area."""
-        (only,) = (each for each in self.findings(*args, code=code, **more) if each["area"] == area)
-        return only
+    def says(self, area: str, what: str, *args: str, code: int = 1, **more: Any) -> str:
+        """Find the trouble of an area that says this; give its level. A busy machine may be called slow beside it."""
+        found = self.findings(*args, code=code, **more)
+        (level,) = (each["level"] for each in found if each["area"] == area and what in each["what"])
+        return level
 
 
 @pytest.fixture
@@ -105,13 +106,13 @@ def patient(tmp_path: Path) -> Iterator[Patient]:
 
 def test_a_healthy_system_is_exit_code_0(patient: Patient) -> None:
     """Only that nobody works yet is said, as a warning; every part was looked at."""
-    found = patient.findings(code=0)
+    found = [each for each in patient.findings(code=0) if not each["what"].startswith("it answers in")]
     assert {each["area"] for each in found} == {"work", "storage"}
     assert all("no worker is alive" in each["what"] for each in found)
     text = patient.run().stdout
     for part in ("settings", "secrets", "state", "broker", "storage", "provider", "webhooks", "work"):
         assert f" {part} " in f" {' '.join(text.split())} "
-    assert text.splitlines()[-1].startswith("0 errors, 2 warnings, ")
+    assert text.splitlines()[-1].startswith("0 errors, ")
     assert "an object was written, read and deleted" in text
     assert "TESTS_DOCTOR_KEY holds one" in text
 
@@ -120,18 +121,17 @@ def test_an_evicting_server_is_an_error(patient: Patient) -> None:
     """As workers refuse to start on it."""
     with patient.server.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-        assert "evicts keys" in patient.finding("state")["what"]
+        assert patient.says("state", "evicts keys") == "error"
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("appendonly", "no")
-        assert "no append-only file" in patient.finding("state")["what"]
+        assert patient.says("state", "no append-only file") == "error"
 
 
 def test_a_server_without_headroom_is_a_warning(patient: Patient) -> None:
     """Full, it takes no jobs; scripts that ask for errors go on."""
     with patient.server.client() as client:
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.1))
-        found = patient.finding("state", code=0)
-    assert "% of maxmemory" in found["what"]
+        assert patient.says("state", "% of maxmemory", code=0) == "warning"
 
 
 @pytest.mark.parametrize("how", ["down", "wrong password"])
@@ -153,7 +153,7 @@ def test_a_store_that_takes_nothing_is_an_error(patient: Patient) -> None:
     (patient.folder / "file").write_text("in the way")
     store = StorageSettings(url=f"file://{patient.folder / 'file' / 'artifacts'}")
     settings = patient.settings.model_copy(update={"storage": store})
-    assert patient.finding("storage", settings=settings)["level"] == "error"
+    assert patient.says("storage", "", settings=settings) == "error"
 
 
 def test_a_missing_key_and_a_dead_provider_are_errors(patient: Patient) -> None:
@@ -178,14 +178,14 @@ def test_a_test_event_is_sent_only_when_asked_for(patient: Patient) -> None:
     )
     hooks = patient.settings.webhooks.model_copy(update={"endpoints": {"orders": refusing}})
     settings = patient.settings.model_copy(update={"webhooks": hooks})
-    assert "it answered 500" in patient.finding("webhooks", "--send-test", settings=settings)["what"]
+    assert patient.says("webhooks", "it answered 500", "--send-test", settings=settings) == "error"
 
 
 def test_a_private_endpoint_is_refused_as_workers_do(patient: Patient) -> None:
     """Unless settings allow it."""
     hooks = patient.settings.webhooks.model_copy(update={"allow_private": False})
     settings = patient.settings.model_copy(update={"webhooks": hooks})
-    assert "has a private address" in patient.finding("webhooks", settings=settings)["what"]
+    assert patient.says("webhooks", "has a private address", settings=settings) == "error"
 
 
 def test_workers_and_failing_endpoints_are_judged(patient: Patient) -> None:
@@ -212,7 +212,7 @@ def test_what_does_not_answer_costs_its_own_time_only(patient: Patient) -> None:
     started = time.monotonic()
     account = AccountSettings(base_url="https://192.0.2.1/v1", api_key=SecretReference(env=KEY_VARIABLE))
     settings = patient.settings.model_copy(update={"accounts": {"main": account}})
-    assert patient.finding("provider", settings=settings)["level"] == "error"
+    assert patient.says("provider", "", settings=settings) == "error"
     assert time.monotonic() - started < 30
 
 
