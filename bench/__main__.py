@@ -9,13 +9,15 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench import cli, drain, durability, enqueue, top
+from bench import cli, drain, durability, enqueue, events, flower, top
 
 BENCHES = {
     "cli": cli.measure,
     "enqueue": enqueue.measure,
     "drain": drain.measure,
     "durability": durability.measure,
+    "events": events.measure,
+    "flower": flower.measure,
     "top": top.measure,
 }
 

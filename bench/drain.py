@@ -56,13 +56,13 @@ def drained(jobs: int, artifacts: Path, server: Mapping[str, str] | None = None)
         worker = next(part for part in stack.parts if part.name == "worker1")
         sink = stack.urls["sink"]
         with Darkroom(stack.settings) as darkroom:
-            _warm_up(darkroom, http, sink)
-            cpu, started = _cpu_s(worker.process.pid), time.monotonic()
+            warm_up(darkroom, http, sink)
+            cpu, started = cpu_s(worker.process.pid), time.monotonic()
             requests = ({"model": "wan2.7-image", "prompt": f"bench {n}", "size": "1K"} for n in range(jobs))
             darkroom.enqueue_many(requests, batch="drain", webhook=f"{sink}/ok", keep=False)
-            _wait(stack, http, sink, jobs + 2)  # its own batch.completed beside the warm-up's event
+            wait_for_events(stack, http, sink, jobs + 2)  # its own batch.completed beside the warm-up's event
             elapsed = time.monotonic() - started
-            spent = _cpu_s(worker.process.pid) - cpu
+            spent = cpu_s(worker.process.pid) - cpu
             status = darkroom.batch("drain")
         if status.counts.get(JobState.COMPLETED) != jobs:
             raise RuntimeError(f"{status.counts} of {jobs}")
@@ -71,11 +71,11 @@ def drained(jobs: int, artifacts: Path, server: Mapping[str, str] | None = None)
             "worker_cpu_ms_per_job": 1000 * spent / jobs,
             "jobs_per_s": jobs / elapsed,
             "polls_per_job": polls / (jobs + 1),
-            "rss_mb": _rss_mb(worker.process.pid),
+            "rss_mb": rss_mb(worker.process.pid),
         }
 
 
-def _warm_up(darkroom: Darkroom, http: httpx.Client, sink: str) -> None:
+def warm_up(darkroom: Darkroom, http: httpx.Client, sink: str) -> None:
     """Let imports, connections and scripts be paid for before the clock starts."""
     receipt = darkroom.enqueue({"model": "wan2.7-image", "prompt": "warm up"}, webhook=f"{sink}/ok")
     darkroom.wait(receipt.job_id, timeout_s=60)
@@ -86,7 +86,7 @@ def _warm_up(darkroom: Darkroom, http: httpx.Client, sink: str) -> None:
         time.sleep(0.1)
 
 
-def _wait(stack: Stack, http: httpx.Client, sink: str, events: int) -> None:
+def wait_for_events(stack: Stack, http: httpx.Client, sink: str, events: int) -> None:
     until = time.monotonic() + WITHIN_S
     while (seen := http.get(f"{sink}/summary").json()["unique_ids"]) < events:
         stack.check()
@@ -95,11 +95,11 @@ def _wait(stack: Stack, http: httpx.Client, sink: str, events: int) -> None:
         time.sleep(0.1)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-def _rss_mb(pid: int) -> float:
+def rss_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

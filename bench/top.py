@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 JOBS: Final = 100_000
 TENANTS: Final = 10
+ENDPOINTS: Final = 20
+DELIVERIES: Final = 500  # at each
+WORKERS: Final = 20
 LOOKS: Final = 20
 EVERY_S: Final = 1.0
 
 
 def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Give cpu_ratio (share of one core, median of the runs), ms_per_look (server CPU), jobs and runs."""
+    """Give cpu_ratio (share of one core, median of the runs), ms_per_look (server CPU), jobs, endpoints, workers and runs."""
     jobs = jobs or JOBS
     with Stack.valkey_only() as stack:
         settings = load_settings(redis={"url": stack.urls["redis"]}, broker={"url": stack.urls["broker"]})
@@ -36,6 +39,7 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
             for tenant in range(TENANTS):
                 darkroom.enqueue_many(_requests(jobs // TENANTS), tenant=f"bench-{tenant}", keep=False)
         client, keys = make_client(settings.redis), Keys.of(settings.redis.namespace)
+        _populate(client, keys)
         ratios = []
         for number in range(runs):
             idle = _cpu_s_while(client, lambda: None)
@@ -44,15 +48,35 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
             say(
                 f"run {number + 1}/{runs}: {ratios[-1]:.3%} of a core, idle {idle:.4f} s, looked {looked:.4f} s"
             )
-        queued = read_vitals(client, keys, settings).overview.counts["queued"]
+        seen = read_vitals(client, keys, settings)
         client.close()
     ratio = statistics.median(ratios)
     return {
         "cpu_ratio": round(ratio, 6),
         "ms_per_look": round(1000 * ratio * EVERY_S, 3),
-        "jobs": queued,
+        "jobs": seen.overview.counts["queued"],
+        "endpoints": len(seen.endpoints),
+        "workers": len(seen.workers),
         "runs": runs,
     }
+
+
+def _populate(client: Redis, keys: Keys) -> None:
+    """Let deliveries fail at some endpoints, and workers be alive for as long as it takes."""
+    now_ms = int(client.time()[0]) * 1000
+    pipe = client.pipeline(transaction=False)
+    for host in (f"hooks-{number}.example.com" for number in range(ENDPOINTS)):
+        ids = {f"evt_{host}_{number}": now_ms for number in range(DELIVERIES)}
+        pipe.zadd(keys.endpoints, {host: len(ids)})
+        pipe.zadd(keys.waiting(host), ids)
+        pipe.zadd(keys.failing(host), ids)
+        pipe.zadd(keys.index("notify"), dict.fromkeys(ids, now_ms))
+    for name in (f"w{number}@host:{number}" for number in range(WORKERS)):
+        pipe.zadd(keys.workers, {name: now_ms + 3_600_000})
+        pipe.hset(
+            keys.worker(name), mapping={"stages": "submit poll notify store", "held": "submit=32 poll=100"}
+        )
+    pipe.execute()
 
 
 def _requests(count: int) -> Iterator[dict[str, Any]]:

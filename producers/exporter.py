@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from producers import store_metrics as m
+from producers.parties import MOST_ENDPOINTS
 from producers.store_caps import CapRow, cap_rows
 from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
@@ -99,13 +100,28 @@ class Scrape:
         self._tenants: dict[str, list[str]] = {model: [] for model in sorted(settings.models)}
         self._heads: dict[str, list[str]] = {}
         self._storing: list[str] = []
+        self._hosts: list[str] = []
         self._ambiguous: dict[str, float] = {}
         self._balances = 0
 
     def run(self) -> None:
         """Read it all: what is there, what that refers to, and how old that is."""
-        self._trip(self._ask_clock, self._ask_counts, self._ask_lanes, self._ask_models, self._ask_server)
-        self._trip(self._ask_stages, self._ask_queues, self._ask_ledger, self._ask_money, self._ask_caps)
+        self._trip(
+            self._ask_clock,
+            self._ask_counts,
+            self._ask_lanes,
+            self._ask_models,
+            self._ask_server,
+            self._ask_hosts,
+        )
+        self._trip(
+            self._ask_stages,
+            self._ask_queues,
+            self._ask_ledger,
+            self._ask_money,
+            self._ask_caps,
+            self._ask_endpoints,
+        )
         self._trip(self._ask_ages)
 
     def _trip(self, *parts: Callable[[Asked], None]) -> None:
@@ -222,6 +238,16 @@ class Scrape:
 
         asked.ask("info", "memory", then=memory)
 
+    def _ask_hosts(self, asked: Asked) -> None:
+        def hosts(reply: Sequence[bytes]) -> None:
+            self._hosts = [host.decode() for host in reply]
+
+        def count(reply: int) -> None:
+            self._set(m.LEFT_OUT, max(0, reply - MOST_ENDPOINTS), "endpoints")
+
+        asked.ask("zrevrange", self._keys.endpoints, 0, MOST_ENDPOINTS - 1, then=hosts)
+        asked.ask("zcard", self._keys.endpoints, then=count)
+
     # --- the second trip ---
 
     def _ask_stages(self, asked: Asked) -> None:
@@ -253,6 +279,20 @@ class Scrape:
         key = self._keys.index(index)
         asked.ask("zrange", key, 0, 0, withscores=True, then=first)
         asked.ask("zcount", key, "-inf", self._now_ms, then=lambda due: self._set(m.DUE, due, stage, lane))
+
+    def _ask_endpoints(self, asked: Asked) -> None:
+        for host in self._hosts:
+            self._ask_endpoint(asked, host)
+
+    def _ask_endpoint(self, asked: Asked, host: str) -> None:
+        def oldest(reply: Sequence[tuple[bytes, float]]) -> None:
+            age_s = max(0.0, self._now_ms - reply[0][1]) / 1000 if reply else 0.0
+            self._set(m.ENDPOINT_OLDEST, age_s, host)
+
+        waiting, failing = self._keys.waiting(host), self._keys.failing(host)
+        asked.ask("zcard", waiting, then=lambda reply: self._set(m.ENDPOINT_WAITING, reply, host))
+        asked.ask("zcard", failing, then=lambda reply: self._set(m.ENDPOINT_FAILING, reply, host))
+        asked.ask("zrange", waiting, 0, 0, withscores=True, then=oldest)
 
     def _ask_queues(self, asked: Asked) -> None:
         """Ask how long each queue is, and which job is next in it."""

@@ -128,8 +128,9 @@ class BatchStatus:
     """A batch as it was when read. Instants are unix ms; `counts` has every state; money in micros of `currency`.
 
     `errors` counts its failures by their code, the most frequent first. `paused` is what holds its queued jobs back: a
-    pause of the batch, or of its tenant. `stopped` is the cap that ended it early, at
-    `stopped_at`: max_cost or max_failed; what was queued then is cancelled.
+    pause of the batch, or of its tenant. `stopped` is the cap that ended it early, at `stopped_at`: max_cost or
+    max_failed; what was queued then is cancelled. `held_micros` is held by its jobs on their way, `doubt_micros` is of
+    submits that were sent again, `queued_micros` the most that those in the queue can cost.
     """
 
     name: str
@@ -150,6 +151,19 @@ class BatchStatus:
     stopped: str | None = None
     stopped_at: int | None = None
     paused: tuple[Pause, ...] = ()
+    held_micros: int = 0
+    doubt_micros: int = 0
+    queued_micros: int = 0
+
+    @property
+    def at_most_micros(self) -> int:
+        """What it can cost in the end at most: spent, held, in doubt, and what its queued jobs would, but for its cap."""
+        begun = self.cost_micros + self.held_micros + self.doubt_micros
+        if self.stopped:
+            return begun  # what was queued is cancelled
+        if self.max_cost_micros is None:
+            return begun + self.queued_micros
+        return min(begun + self.queued_micros, max(self.max_cost_micros, begun))
 
     @property
     def done(self) -> int:
@@ -196,6 +210,9 @@ class BatchStatus:
             stopped=stopped.decode() if (stopped := record.get(b"stopped")) else None,
             stopped_at=number("stopped_at"),
             paused=paused,
+            held_micros=max(0, number("held_micros") or 0),
+            doubt_micros=max(0, number("doubt_micros") or 0),
+            queued_micros=max(0, number("queued_micros") or 0),
         )
 
 

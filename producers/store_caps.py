@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from shared.money.caps import ANY_TENANT
 
@@ -17,13 +17,26 @@ _WINDOWS: Final = ("day", "month", "total")
 
 @dataclass(frozen=True, slots=True)
 class CapRow:
-    """One counter; `field` is its name in the hash of usage. limit_micros is None where nothing limits it."""
+    """One counter; `field` is its name in the hash of usage. limit_micros is None where nothing limits it.
+
+    What the scope holds now is in `held_field` of the hash of usage or of balances.
+    """
 
     scope: str
     window: str
     currency: str
     limit_micros: int | None
     field: str
+
+    @property
+    def held_in(self) -> Literal["usage", "balances"]:
+        return "balances" if self.scope.startswith("tenant:") else "usage"
+
+    @property
+    def held_field(self) -> str:
+        """Name it as `money.lua` (of tenants) and `calendar.lua` (of accounts) do."""
+        kind, _, name = self.scope.partition(":")
+        return f"{self.currency}|held:{name}" if kind == "tenant" else f"{self.currency}|{self.scope}|h"
 
 
 def cap_rows(settings: Settings, now_ms: int) -> list[CapRow]:

@@ -17,7 +17,8 @@ UP: Final = _gauge(
 SCRAPE: Final = _gauge("exporter_scrape_seconds", "How long this scrape took.")
 LEFT_OUT: Final = _gauge(
     "exporter_left_out",
-    "Above 0 if what grows with the number of tenants was left out: balances, or tenants of a model beyond 200.",
+    "Above 0 if what grows with the number of tenants was left out: balances, tenants of a model beyond 200, or "
+    "endpoints beyond 20.",
     "what",
 )
 JOBS: Final = _gauge(
@@ -95,6 +96,15 @@ STORING_AGE: Final = _gauge(
     "Longest wait among the 100 of them that are due first. The provider deletes images after 24 h.",
 )
 DELIVERIES: Final = _gauge("deliveries_pending", "Webhook events that are not delivered and not given up.")
+ENDPOINT_WAITING: Final = _gauge(
+    "endpoint_deliveries_waiting",
+    "Deliveries that wait for another try, of the 20 endpoints with the most; a first success is never here.",
+    "host",
+)
+ENDPOINT_FAILING: Final = _gauge(
+    "endpoint_deliveries_failing", "Those of them that were tried and failed.", "host"
+)
+ENDPOINT_OLDEST: Final = _gauge("endpoint_oldest_seconds", "Age of the oldest of them.", "host")
 OPEN_BATCHES: Final = _gauge("open_batches", "Batches that are not sealed.")
 MONEY: Final = _gauge("money", "Running sums of the ledger: spent, held, doubt.", "kind", "currency")
 ENTRIES: Final = _gauge(
@@ -119,5 +129,5 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, PAUSED_BY_HAND, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
     POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
-    STORING_AGE, DELIVERIES, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
+    STORING_AGE, DELIVERIES, ENDPOINT_WAITING, ENDPOINT_FAILING, ENDPOINT_OLDEST, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

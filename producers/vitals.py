@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.overview import Overview, parse_overview, queue_overview
+from producers.parties import EndpointUse, WorkerUse, queue_endpoints, read_parties
 from producers.store_caps import cap_rows
 
 if TYPE_CHECKING:
@@ -63,18 +64,26 @@ class StageUse:
 
 @dataclass(frozen=True, slots=True)
 class SpendUse:
-    """Spent and held of a scope in this window (UTC), in micros; limit_micros is None if nothing limits it."""
+    """Spent and held of a scope in this window (UTC), in micros; limit_micros is None if nothing limits it.
+
+    `held_micros` is what its jobs hold now: part of used_micros, but for holds of an earlier window.
+    """
 
     scope: str
     window: str
     currency: str
     used_micros: int
     limit_micros: int | None
+    held_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """All of it. `left_out` tells, by model, how many tenants with a queue are not shown."""
+    """All of it.
+
+    `left_out` tells, by model, how many tenants with a queue are not shown; `endpoints` and `workers` are the first
+    of `endpoint_count` and of the overview's workers.
+    """
 
     overview: Overview
     lanes: tuple[LaneUse, ...]
@@ -82,6 +91,9 @@ class Vitals:
     stages: tuple[StageUse, ...]
     spend: tuple[SpendUse, ...]
     left_out: dict[str, int]
+    workers: tuple[WorkerUse, ...] = ()
+    endpoints: tuple[EndpointUse, ...] = ()
+    endpoint_count: int = 0
 
 
 def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
@@ -93,12 +105,14 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
         for name in (keys.ready(model), keys.index(f"parked:{model}")):
             pipe.zrange(name, 0, MOST_TENANTS - 1)
             pipe.zcard(name)
-    replies = pipe.execute()
+    queue_endpoints(pipe, keys)
+    *replies, hosts, endpoint_count = pipe.execute()
     split = len(replies) - 4 * len(models)
     overview = parse_overview(lanes, replies[:split], settings)
     waiting, left_out = _waiting(models, replies[split:])
     names = [f"{account}/{model}" for account, model in lanes]
     sizes = _sizes(client, keys, settings, names, waiting, overview.at_ms)
+    parties = read_parties(client, keys, overview.workers, [host.decode() for host in hosts], overview.at_ms)
     return Vitals(
         overview=overview,
         lanes=tuple(_lane(name, count, settings) for name, count in zip(names, sizes.posts, strict=True)),
@@ -106,6 +120,9 @@ def read_vitals(client: Redis, keys: Keys, settings: Settings) -> Vitals:
         stages=sizes.stages,
         spend=sizes.spend,
         left_out=left_out,
+        workers=parties.workers,
+        endpoints=parties.endpoints,
+        endpoint_count=endpoint_count,
     )
 
 
@@ -162,13 +179,22 @@ def _sizes(
         pipe.hget(keys.parked, f"{model}|{tenant}")
     if caps:
         pipe.hmget(keys.usage, [row.field for row in caps])
+        for row in caps:
+            pipe.hget(getattr(keys, row.held_in), row.held_field)
     replies = iter(pipe.execute())
     posts = [next(replies) for _ in lanes]
     stages = tuple(_stage(*place, next(replies), next(replies), now_ms) for place in places)
     queues = [_queue(*each, next(replies), next(replies), next(replies)) for each in waiting]
     used = next(replies) if caps else []
     spend = tuple(
-        SpendUse(row.scope, row.window, row.currency, int(micros or 0), row.limit_micros)
+        SpendUse(
+            row.scope,
+            row.window,
+            row.currency,
+            int(micros or 0),
+            row.limit_micros,
+            max(0, int(next(replies) or 0)),
+        )
         for row, micros in zip(caps, used, strict=True)
     )
     return _Sizes(posts, stages, queues, spend)

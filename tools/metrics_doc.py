@@ -28,7 +28,8 @@ There are two kinds of pages, and no fact is on both:
   scrape costs some commands per lane and model, however many jobs there are.
 
 Nobody is asked for a password: let only Prometheus reach these ports. Labels are names of accounts, models, stages,
-states and outcomes, and of tenants that a cap of spending names; never a prompt, a URL, a key or a job.
+states and outcomes, hosts of webhook endpoints that are late, and tenants that a cap of spending names; never a prompt,
+a URL, a key or a job.
 """
 _LANE: Final = "`lane` is `account/model`. Times are in seconds, money is in units of its currency.\n"
 

@@ -129,7 +129,15 @@ class Runtime:
         self._late_ids = LateIds(self._spool, shop, int(settings.worker.generation_max_s * 1000))
         self._sweep = Sweep(self._client, self.keys, self._jobs, settings, shop)
         self._runners = {stage.name: self._runner(stage) for stage in self._stages(shop)}
-        self._presence = Presence(self._client, self.keys, self.worker, self._store, settings.worker.lease_s)
+        self._presence = Presence(
+            self._client,
+            self.keys,
+            self.worker,
+            self._store,
+            settings.worker,
+            stages=self._runners,
+            held=self.leases.indexes,
+        )
         self._presence.start()
         self._late_ids.start()
         self._installation.start()

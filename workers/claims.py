@@ -41,6 +41,7 @@ DELIVERY_FIELDS: Final = (
     "attempts",
     "created_at",
     "deaths",
+    "waits_at",
 )
 STUCK_INTENT_MS: Final = 10_000  # five intents older than this open the breaker
 POISON_DEATHS: Final = 3

@@ -59,6 +59,11 @@ class Leases:
             if self._held.get(key) == lease:
                 del self._held[key]
 
+    def indexes(self) -> list[str]:
+        """Give the index of each lease that is held."""
+        with self._lock:
+            return [index for index, _ in self._held]
+
     def __len__(self) -> int:
         return len(self._held)
 

@@ -244,7 +244,7 @@ def batch(
     with looking() as darkroom:
         found = darkroom.batch(name, tenant)
     if as_json:
-        print_json(plain(found) | {"done": found.done})
+        print_json(plain(found) | {"done": found.done, "at_most_micros": found.at_most_micros})
         return
     if verb == "seal":
         typer.echo(f"batch {name} is sealed" if sealed_now else f"batch {name} was sealed already")
@@ -282,6 +282,8 @@ def batch_facts(found: BatchStatus) -> Iterator[tuple[str, str]]:
         yield "paused", f"{pause.name} since {moment(pause.at_ms)} by {author}: `{pause.resume}`"
     yield "images", str(found.images)
     yield "cost", money(found.cost_micros, found.currency)
+    if found.at_most_micros > found.cost_micros:
+        yield "at most", money(found.at_most_micros, found.currency)
     yield from _caps(found)
     yield "created", moment(found.created_at)
     yield "sealed", moment(found.sealed_at) if found.sealed else "no: it takes more jobs, and cannot complete"

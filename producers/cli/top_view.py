@@ -40,15 +40,31 @@ def parts(vitals: Vitals, columns: int) -> Iterator[Part]:
     """Give what is on the screen, from above; with fewer columns some numbers are left out."""
     yield from _head(vitals)
     yield ""
-    yield _lanes(vitals, wide=columns >= _WIDE_COLUMNS)
-    for sheet in (_queues(vitals), _stages(vitals), _spend(vitals)):
+    wide = columns >= _WIDE_COLUMNS
+    yield _lanes(vitals, wide=wide)
+    sheets = (
+        _queues(vitals),
+        _stages(vitals),
+        _endpoints(vitals, wide=wide),
+        _workers(vitals, wide=wide),
+        _spend(vitals),
+    )
+    for sheet in sheets:
         if sheet:
             yield ""
             yield sheet
-    for model, count in vitals.left_out.items():
-        yield f"{count} more tenants of {model} have a queue"
+    yield from _left_out(vitals)
     for each in remarks(vitals.overview):
         yield Styled(f"! {one_line(each)}", "yellow")
+
+
+def _left_out(vitals: Vitals) -> Iterator[str]:
+    for model, count in vitals.left_out.items():
+        yield f"{count} more tenants of {model} have a queue"
+    if (count := vitals.endpoint_count - len(vitals.endpoints)) > 0:
+        yield f"{count} more endpoints have deliveries waiting"
+    if (count := len(vitals.overview.workers) - len(vitals.workers)) > 0:
+        yield f"{count} more workers are alive"
 
 
 def plain_lines(vitals: Vitals, columns: int) -> Iterator[str]:
@@ -125,9 +141,37 @@ def _stages(vitals: Vitals) -> Sheet:
     return sheet
 
 
+def _endpoints(vitals: Vitals, *, wide: bool) -> Sheet:
+    """Draw where deliveries wait for another try, and why the oldest does."""
+    more = ("next try",) if wide else ()
+    numbers = ("waiting", "failing", "oldest", *more)
+    sheet = Sheet("endpoint", *numbers, "last", right=numbers, folds=("endpoint", "last"))
+    for each in vitals.endpoints:
+        last = f"{each.last_status} (try {each.tries})" if each.tries else each.last_status
+        due = ("-" if each.next_ms is None else span(each.next_ms),) if wide else ()
+        counts = (str(each.waiting), str(each.failing), span(each.oldest_ms))
+        sheet.add(one_line(each.host), *counts, *due, one_line(last))
+    return sheet
+
+
+def _workers(vitals: Vitals, *, wide: bool) -> Sheet:
+    """Draw who is alive and what each holds; a narrow terminal does without what seldom changes."""
+    rare = ("version", "stages", "up") if wide else ()
+    folds = ("worker", "stages", "in flight")
+    sheet = Sheet("worker", *rare, "seen", "in flight", right=("up", "seen"), folds=folds)
+    now_ms = vitals.overview.at_ms
+    for each in vitals.workers:
+        held = " ".join(f"{stage} {count}" for stage, count in each.in_flight.items()) or "-"
+        up = "-" if each.since_at is None else span(max(0, now_ms - each.since_at))
+        cells = (one_line(each.version) or "-", one_line(" ".join(each.stages)) or "-", up) if wide else ()
+        sheet.add(one_line(each.name), *cells, span(each.seen_ms), one_line(held))
+    return sheet
+
+
 def _spend(vitals: Vitals) -> Sheet:
-    sheet = _sheet("spent and held", "window", "amount", "cap", words=2)
+    sheet = _sheet("spent and held", "window", "amount", "held", "cap", words=2)
     for row in vitals.spend:
         cap = "-" if row.limit_micros is None else money(row.limit_micros, row.currency)
-        sheet.add(row.scope, row.window, money(row.used_micros, row.currency), cap)
+        used, held = (money(micros, row.currency) for micros in (row.used_micros, row.held_micros))
+        sheet.add(row.scope, row.window, used, held, cap)
     return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
@@ -23,6 +24,7 @@ from producers.cli.watch_view import (
     remarks,
     summary,
 )
+from producers.cli.watch_view import as_json as shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,17 +40,21 @@ QUIET_S: Final = 3.0  # only unknown jobs left for this long: a policy may still
 def watch(
     batch: Annotated[str | None, typer.Argument(help="The batch; without it, all jobs.")] = None,
     tenant: TenantOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per change.")] = False,
 ) -> None:
     """Show a batch's progress until it is complete, or that of all jobs until none is on its way.
 
-    A line per change when not on a terminal. Exit code 0: all completed or were cancelled. 1: jobs failed (of all
+    A line per change when not on a terminal, or a JSON object with --json; of a batch it says what it cost so far and
+    what it can cost at most. Exit code 0: all completed or were cancelled. 1: jobs failed (of all
     jobs: since the watch began), or only jobs with an unknown outcome are left.
     """
     if batch is None and tenant is not None:
         raise typer.BadParameter("--tenant is of a batch: give its name, too")
     out = console()
-    with looking() as darkroom, _shown(out) as show:
+    with looking() as darkroom, _shown(out, as_json=as_json) as show:
         last = _follow(_reader(darkroom, batch, tenant), show)
+    if as_json:
+        raise typer.Exit(exit_code(last))
     name = "all jobs" if last.batch is None else f"batch {last.batch}"
     end = "completed" if last.batch else "ended"
     head = end if over(last) else "stopped: only jobs with an unknown outcome are left"
@@ -81,10 +87,10 @@ def _follow(read: Callable[[], Progress], show: Callable[[Progress, float], None
 
 
 @contextmanager
-def _shown(out: Console) -> Iterator[Callable[[Progress, float], None]]:
-    """Give what shows progress: a frame that is redrawn on a terminal, else a line per change."""
-    if not out.is_terminal:
-        yield _speaker(out)
+def _shown(out: Console, *, as_json: bool) -> Iterator[Callable[[Progress, float], None]]:
+    """Give what shows progress: a frame that is redrawn on a terminal, else a line or an object per change."""
+    if as_json or not out.is_terminal:
+        yield _speaker(out, as_json=as_json)
         return
     from rich.live import Live
     from rich.text import Text
@@ -98,13 +104,15 @@ def _shown(out: Console) -> Iterator[Callable[[Progress, float], None]]:
         yield show
 
 
-def _speaker(out: Console) -> Callable[[Progress, float], None]:
+def _speaker(out: Console, *, as_json: bool) -> Callable[[Progress, float], None]:
     said = ""
 
-    def speak(progress: Progress, _per_s: float) -> None:
+    def speak(progress: Progress, per_s: float) -> None:
         nonlocal said
-        if (line := one_line(summary(progress))) != said:
-            said = line
+        steady = json.dumps(shape(progress, 0)) if as_json else one_line(summary(progress))
+        if steady != said:
+            said = steady
+            line = json.dumps(shape(progress, per_s)) if as_json else steady
             out.file.write(line + "\n")
             out.file.flush()  # who reads a pipe reads it now
 

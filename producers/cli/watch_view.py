@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from producers.cli import EXIT_JOBS
 from producers.cli.terminal import money, span
@@ -29,6 +29,7 @@ class Progress:
     sealed: bool = True
     what: str = ""
     errors: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, int | str] = field(default_factory=dict)  # as JSON gives them
 
     @property
     def total(self) -> int:
@@ -46,7 +47,15 @@ class Progress:
 
 def of_batch(status: BatchStatus) -> Progress:
     what = f"{status.images} images, {money(status.cost_micros, status.currency)}"
-    return Progress(status.counts, status.name, status.sealed, what, status.errors)
+    if status.at_most_micros > status.cost_micros:
+        what += f", at most {money(status.at_most_micros, status.currency)}"
+    facts: dict[str, int | str] = {
+        "images": status.images,
+        "cost_micros": status.cost_micros,
+        "at_most_micros": status.at_most_micros,
+        "currency": status.currency,
+    }
+    return Progress(status.counts, status.name, status.sealed, what, status.errors, facts)
 
 
 def of_all(counts: Mapping[str, int], before: Mapping[str, int]) -> Progress:
@@ -92,6 +101,21 @@ def summary(progress: Progress) -> str:
     counts = ", ".join(f"{progress.counts[state]} {state}" for state in JobState if progress.counts[state])
     what = f"; {progress.what}" if progress.what else ""
     return f"{progress.done} of {progress.total} ended: {counts or 'no jobs'}{what}"
+
+
+def as_json(progress: Progress, per_s: float) -> dict[str, Any]:
+    """Give the same as one object: counts by state, rate, and for a batch its images, cost and errors."""
+    shape: dict[str, Any] = {
+        "batch": progress.batch,
+        "sealed": progress.sealed,
+        "total": progress.total,
+        "done": progress.done,
+        "over": over(progress),
+        "counts": dict(progress.counts),
+        "errors": dict(progress.errors),
+        "jobs_per_s": round(per_s, 3),
+    }
+    return shape | dict(progress.facts)
 
 
 def pace(progress: Progress, per_s: float) -> str:

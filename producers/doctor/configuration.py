@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _BESIDE: Final = frozenset(
     {"config", "dev_file", "api_key", "flower_auth", "traceback", "crash_at", "screenshots"}
 )
+# Read by docker-compose.yml: they stand in the same .env, and so reach its containers.
+COMPOSE: Final = frozenset(
+    {
+        "env_file", "image", "python_image", "sandbox_image", "state_image", "state_appendfsync", "state_maxmemory",
+        "flower_port", "prometheus_image", "prometheus_port", "prometheus_retention", "sandbox_options",
+        "sandbox_port", "sink_port", "s3_port", "s3_access_key_id", "s3_secret_access_key", "webhook_secret",
+    }
+)  # fmt: skip
 
 
 def judge_sources(
@@ -50,7 +58,7 @@ def _unknown(settings: Settings, named: Sequence[str]) -> Iterator[Finding]:
     references = {name.upper() for _, reference in references_of(settings) if (name := reference.env)}
     for name in named:
         section = variable_path(name)[0]
-        if section in fields or section in _BESIDE or name.upper() in references:
+        if section in fields or section in _BESIDE | COMPOSE or name.upper() in references:
             continue
         likely = get_close_matches(section, fields, n=1)
         meant = f"{PREFIX}{'__'.join((likely[0], *variable_path(name)[1:])).upper()}" if likely else ""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl  # noqa: F401 - loaded before threads are: each part may be the first to want it
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from producers.doctor.books import judge_ledger
@@ -15,8 +16,9 @@ from producers.doctor.findings import bad, beware, good
 from producers.doctor.reach import reach
 from producers.doctor.spool import look_at_spool
 from producers.doctor.state import judge_state, read_state
-from producers.doctor.work import judge_stores, judge_work
+from producers.doctor.work import judge_endpoints, judge_stores, judge_versions, judge_work
 from producers.overview import parse_overview, queue_overview
+from producers.parties import queue_endpoints, read_parties
 from shared.errors import ConfigurationError, DarkroomError, StorageError
 from shared.redis.client import make_client, translated
 from shared.redis.keys import Keys
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from producers.doctor.findings import Finding
     from producers.overview import Overview
+    from producers.parties import Parties
     from shared.settings import Settings
 
 STORE_WITHIN_S: Final = 20.0
@@ -70,7 +73,7 @@ def _settings_file() -> Iterator[Finding]:
 
 def _state_and_storage(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
-    work: tuple[Overview, dict[str, str | None]] | None = None
+    work: _Work | None = None
     try:
         with make_client(settings.redis) as client, translated(settings.redis.url):
             found += judge_state(read_state(client), strict=settings.redis.durability == "strict")
@@ -82,23 +85,35 @@ def _state_and_storage(settings: Settings) -> list[Finding]:
     stored, identity = _storage(settings)
     found += stored
     if work is not None:
-        overview, stores = work
-        found += judge_stores(identity, stores)
-        found += judge_work(overview)
+        found += judge_stores(identity, work.stores)
+        found += judge_work(work.overview)
+        found += judge_versions(work.parties.workers)
+        found += judge_endpoints(work.parties.endpoints)
     return found
 
 
-def _work(client: Redis, settings: Settings) -> tuple[Overview, dict[str, str | None]]:
-    """Read the state of the work, and which store each living worker found."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The state of the work, which store each living worker found, and who takes part."""
+
+    overview: Overview
+    stores: dict[str, str | None]
+    parties: Parties
+
+
+def _work(client: Redis, settings: Settings) -> _Work:
     keys = Keys.of(settings.redis.namespace)
     pipe = client.pipeline(transaction=False)
     lanes = queue_overview(pipe, keys, settings)
-    overview = parse_overview(lanes, pipe.execute(), settings)
+    queue_endpoints(pipe, keys)
+    *replies, hosts, _count = pipe.execute()
+    overview = parse_overview(lanes, replies, settings)
     for name in overview.workers:
         pipe.hget(keys.worker(name), "store")
-    replies: list[Any] = pipe.execute()
-    stores = {name: found and found.decode() for name, found in zip(overview.workers, replies, strict=True)}
-    return overview, stores
+    told: list[Any] = pipe.execute()
+    stores = {name: found and found.decode() for name, found in zip(overview.workers, told, strict=True)}
+    parties = read_parties(client, keys, overview.workers, [host.decode() for host in hosts], overview.at_ms)
+    return _Work(overview, stores, parties)
 
 
 def _storage(settings: Settings) -> tuple[list[Finding], str | None]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from producers.doctor.findings import bad, beware, good
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from producers.doctor.findings import Finding
     from producers.overview import Overview
+    from producers.parties import EndpointUse, WorkerUse
 
 _NAMED: Final = 3  # paused tenants and batches
 
@@ -77,6 +78,24 @@ def _lanes(overview: Overview) -> Iterator[Finding]:
                 yield good("work", f"lane {lane.name} waits for the provider's quota")
 
 
+def judge_versions(workers: Sequence[WorkerUse]) -> Iterator[Finding]:
+    """Say if workers of several versions run: right during a roll, a forgotten machine afterwards."""
+    versions = sorted({each.version for each in workers if each.version})
+    if len(versions) > 1:
+        what = f"workers of {len(versions)} versions run: {', '.join(versions)}"
+        yield beware("work", what, "Replace the older ones; `darkroom top` says which they are.")
+
+
+def judge_endpoints(endpoints: Sequence[EndpointUse]) -> Iterator[Finding]:
+    """Say where webhook deliveries were tried and failed, and wait to be tried again."""
+    for each in endpoints:
+        if each.failing:
+            what = f"{_count(each.failing, 'delivery', 'deliveries')} to {each.host} failed"
+            why = f" (the oldest: {each.last_status} after {_count(each.tries, 'try', 'tries')})"
+            do = "See that it answers 2xx; they are tried again on the schedule."
+            yield beware("webhooks", what + (why if each.last_status else ""), do)
+
+
 def judge_stores(own: str | None, of_workers: Mapping[str, str | None]) -> Iterator[Finding]:
     """Compare the identity kept in this machine's store with those that workers found in theirs."""
     if own is None:
@@ -98,5 +117,5 @@ def judge_stores(own: str | None, of_workers: Mapping[str, str | None]) -> Itera
         yield good("storage", what)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

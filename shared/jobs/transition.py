@@ -165,7 +165,11 @@ class Transition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTransition:
-    """A guarded transition of one delivery; `retry_in_ms` keeps it pending and due again."""
+    """A guarded transition of one delivery; `retry_in_ms` keeps it pending and due again.
+
+    `host` is the endpoint's, "" if it is not known; `waited_at` the host that the record says it waits at, `failed`
+    whether a try failed before this one, `created_at` (unix ms) the event's.
+    """
 
     event_id: str
     epoch: int
@@ -173,6 +177,10 @@ class DeliveryTransition:
     retry_in_ms: int | None = None
     counted: bool = True
     status: str = ""
+    host: str = ""
+    waited_at: str = ""
+    failed: bool = False
+    created_at: int = 0
 
     def encode(self, retain_ms: int) -> dict[str, Any]:
         ended = self.after is not DeliveryState.PENDING
@@ -188,7 +196,23 @@ class DeliveryTransition:
             change |= {"t": self.after, "o": ["notify"], "ttl": retain_ms}
         else:
             change["n"] = [("notify", "in", self.retry_in_ms)]
+        self._place(change, ended=ended)
         return {"k": "d", "id": self.event_id, "e": self.epoch, "h": "notify", "v": [change]}
+
+    def _place(self, change: dict[str, Any], *, ended: bool) -> None:
+        """Say where it waits from now on, if that changes: one that succeeds at once is entered nowhere."""
+        host = self.host or self.waited_at
+        if host and self.after is not DeliveryState.DELIVERED:
+            change["s"]["host"] = host
+        if ended:
+            if self.waited_at:
+                change["ep"] = (self.waited_at, "", 0, 0)
+                change["u"].append("waits_at")
+            return
+        newly_failed = self.counted and not self.failed
+        if host and (host != self.waited_at or newly_failed):
+            change["s"]["waits_at"] = host
+            change["ep"] = (self.waited_at, host, int(self.counted or self.failed), self.created_at)
 
 
 AnyTransition = Transition | DeliveryTransition

@@ -86,6 +86,14 @@ class Keys:
         """Sorted set: jobs that hold a slot of the lane, by the time it frees itself (ms)."""
         return f"{self.prefix}slots:{lane}"
 
+    def waiting(self, host: str) -> str:
+        """Sorted set: deliveries that wait for another try at an endpoint, by creation (ms). Lives while not empty."""
+        return f"{self.prefix}ew:{host}"
+
+    def failing(self, host: str) -> str:
+        """Sorted set: those of them that were tried and failed, by creation (ms). Lives while not empty."""
+        return f"{self.prefix}ef:{host}"
+
     def hint(self, stage: str, lane: str) -> str:
         """String with a TTL of 200-300 ms: hints outstanding for (stage, lane)."""
         return f"{self.prefix}hint:{stage}:{lane}"
@@ -148,6 +156,11 @@ class Keys:
     def workers(self) -> str:
         """Sorted set: worker names by last sign of life (ms). Pruned by every tick."""
         return f"{self.prefix}workers"
+
+    @property
+    def endpoints(self) -> str:
+        """Sorted set: hosts of endpoints where deliveries wait, by how many. Lives while not empty."""
+        return f"{self.prefix}endpoints"
 
     @property
     def ended(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 
 from shared.jobs.lifecycle import JobState
 from tests.e2e.conftest import API_KEY, House
+from tests.process import HOST, free_ports
 from tests.servers import FlowerProc
 
 if TYPE_CHECKING:
@@ -273,3 +275,31 @@ def test_without_events_nothing_appears_and_jobs_complete(tmp_path: Path) -> Non
         time.sleep(0.5)  # more than two flushes
         assert flower.rows() == {}
         assert list(flower.workers().values()) == [True]
+
+
+def _event_counters(port: int) -> dict[str, float]:
+    """Give a worker's counters of job events, as Prometheus reads them."""
+    page = httpx.get(f"http://{HOST}:{port}/metrics", trust_env=False, timeout=20).raise_for_status().text
+    lines = (line.split() for line in page.splitlines() if line.startswith("darkroom_flower_events_"))
+    return {name.removeprefix("darkroom_flower_events_"): float(value) for name, value in lines}
+
+
+@pytest.mark.parametrize("how", ["broker down", "flooded", "switched off"])
+def test_what_flower_was_not_told_is_counted_where_prometheus_looks(tmp_path: Path, how: str) -> None:
+    """Jobs complete all the same: dropped events are a number on the worker's page, events that are off are none."""
+    port = free_ports(1)[0]
+    flower = {"flooded": {"max_per_s": 5}, "switched off": {"events": False}}.get(how, {})
+    with House(tmp_path) as house:
+        metrics = house.settings.metrics.model_copy(update={"worker_port": port})
+        house.settings = house.settings.model_copy(update={"metrics": metrics})
+        house.worker(DARKROOM_FLOWER=json.dumps(flower))
+        until(lambda: _event_counters(port) == {"sent_total": 0, "dropped_total": 0}, "the worker's page")
+        if how == "broker down":
+            house.broker.kill()
+        house.enqueue(20)
+        house.until(lambda: house.counts() == {"completed": 20}, 60, "completed all the same")
+        if how == "switched off":
+            time.sleep(0.5)  # more than two flushes
+            assert _event_counters(port) == {"sent_total": 0, "dropped_total": 0}
+        else:
+            until(lambda: _event_counters(port)["dropped_total"] > 0, "events are dropped and counted")

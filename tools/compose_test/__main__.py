@@ -29,7 +29,8 @@ def _play(base: Path | None, verdict: Verdict) -> None:
 def _take_down(project: Project) -> list[str]:
     """Remove the project with its volumes and images; name what is still there."""
     say("taking it down")
-    project.compose("down", "--volumes", "--remove-orphans", "--timeout", "80", check=False)
+    down = ("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "80")
+    project.compose(*down, check=False)
     docker = project.daemon.docker
     docker("image", "rm", "--force", *project.images, check=False)
     label = f"label=com.docker.compose.project={project.name}"

@@ -29,6 +29,15 @@ _PATHS: Final = tuple(
     )
 )  # fmt: skip
 _OURS: Final = re.compile(r"docker|\bbr-[0-9a-f]{12}\b", re.IGNORECASE)
+_KINDS: Final = {
+    "link": "links",
+    "rule": "rules",
+    "switch": "switches",
+    "path": "paths",
+    "cgroup": "cgroups",
+    "mount": "mounts",
+    "process": "processes",
+}
 _PROGRAMS: Final = ("dockerd", "containerd", "docker-proxy", "containerd-shim")
 
 
@@ -59,8 +68,8 @@ class Footprint:
     def left_in(self, later: Footprint) -> list[str]:
         """Say what is there later and was not, or is another now."""
         return [
-            f"{name[:-1]} {what}"
-            for name in ("links", "rules", "switches", "paths", "cgroups", "mounts", "processes")
+            f"{kind} {what}"
+            for kind, name in _KINDS.items()
             for what in sorted(str(each) for each in getattr(later, name) - getattr(self, name))
         ]
 

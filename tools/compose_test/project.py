@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from tools.compose_test.daemon import Daemon
 
-_BUILT: Final = ("worker", "flower", "cli", "sandbox", "s3")
-_PORTS: Final = ("DARKROOM_FLOWER_PORT", "DARKROOM_SANDBOX_PORT", "DARKROOM_SINK_PORT", "DARKROOM_S3_PORT")
+_BUILT: Final = ("worker", "flower", "exporter", "cli", "sandbox", "s3")
+_PORTS: Final = tuple(f"DARKROOM_{name}_PORT" for name in ("FLOWER", "PROMETHEUS", "SANDBOX", "SINK", "S3"))
 _CA_IN_BUILD: Final = "/etc/pip-ca.pem"
 
 

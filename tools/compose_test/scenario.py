@@ -33,6 +33,7 @@ _WORKERS: Final = 2
 _POST_TAKES_S: Final = 2
 _INSIDE: Final = Path(__file__).with_name("inside.py")
 _KILLED: Final = 137
+_LOGIN: Final = ("operator", "sandbox")
 _UNAUTHORIZED: Final = 401
 _OK: Final = 200
 _PRICE_MICROS: Final = 200_000
@@ -55,6 +56,7 @@ class Scenario:
         self._bring_up()
         self._look_at_containers()
         self._look_at_flower()
+        self._look_at_metrics()
         with Deaths.watched(self.project.daemon) as deaths:
             self._enqueue()
             killed_at_ms = self._kill_one(deaths)
@@ -65,6 +67,7 @@ class Scenario:
         self._resolve_unknowns()
         self._judge_the_bill()
         self._judge_webhooks()
+        self._judge_flower()
 
     # --- before the day ---
 
@@ -102,10 +105,18 @@ class Scenario:
         self.verdict.expect("inside a worker: uid, writable root, pip", mode, ["10001", "no", "no"])
 
     def _look_at_flower(self) -> None:
-        flower = self.project.url("flower", 5555)
-        asked = partial(httpx.get, f"{flower}/workers", timeout=30, trust_env=False)
-        statuses = [asked().status_code, asked(auth=("operator", "sandbox")).status_code]
+        asked = partial(httpx.get, f"{self._flower}/tasks", timeout=30, trust_env=False)
+        statuses = [asked().status_code, asked(auth=_LOGIN).status_code]
         self.verdict.expect("Flower without and with login", statuses, [_UNAUTHORIZED, _OK])
+
+    def _look_at_metrics(self) -> None:
+        """Start the exporter, and read what Prometheus would: its page, and a worker's by the service's name."""
+        self.project.compose("up", "--detach", "--wait", "--no-build", "--no-deps", "exporter")
+        page = self.project.compose("exec", "-T", "exporter", "python3", "-c", _PAGES)
+        alive = [line for line in page.splitlines() if line.startswith("darkroom_workers ")]
+        self.verdict.expect("workers by the exporter", alive, [f"darkroom_workers {_WORKERS}.0"])
+        told = "darkroom_transitions_total" in page
+        self.verdict.expect("a worker's metrics by its service's name", told, True)
 
     # --- the day ---
 
@@ -252,7 +263,41 @@ class Scenario:
         self.verdict.expect("kinds of events", found["by_type"], wanted)
         self.verdict.expect("webhooks with a bad signature", found["bad_signature"], 0)
 
+    def _judge_flower(self) -> None:
+        """Every job has a row, also after Flower was started again: its list is on a volume."""
+        ids = {job["id"] for job in self._jobs()}
+        self.verdict.expect("jobs without a row in Flower", len(ids - self._rows(ids)), 0)
+        say("starting Flower again")
+        self.project.compose("restart", "flower")
+        wait_until(self._flower_answers, 60, "Flower answers again")
+        self.verdict.expect("jobs without a row after a restart", len(ids - self._rows(ids)), 0)
+
+    def _flower_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self._flower}/healthcheck", timeout=5, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _rows(self, wanted: set[str]) -> set[str]:
+        """Give the ids of Flower's rows, once all wanted are there or some seconds have passed."""
+        found: set[str] = set()
+
+        def complete() -> bool:
+            answer = httpx.get(
+                f"{self._flower}/api/tasks?limit={10 * JOBS}", auth=_LOGIN, timeout=30, trust_env=False
+            )
+            found.update(answer.raise_for_status().json())
+            return wanted <= found
+
+        with _tolerated():
+            wait_until(complete, 15, "a row for every job")
+        return found
+
     # --- what the steps share ---
+
+    @property
+    def _flower(self) -> str:
+        return self.project.url("flower", 5555)
 
     def _up(self, *how: str) -> None:
         scale = ("--scale", f"worker={_WORKERS}", "--no-build", "--no-deps")
@@ -278,6 +323,11 @@ class Scenario:
         return _get(f"{self.provider}/ledger" + ("" if groups else "?summary=1"))
 
 
+# Prints the pages of metrics of the exporter and of one worker.
+_PAGES: Final = (
+    "import urllib.request as u\n"
+    "for at in ('127.0.0.1:9109', 'worker:9108'): print(u.urlopen(f'http://{at}/metrics', timeout=20).read().decode())"
+)
 # Prints the uid, whether the root filesystem can be written, and whether pip is in the environment.
 _PROBE: Final = (
     "id -u; if touch /opt/darkroom/x 2>/dev/null || touch /x 2>/dev/null; then echo yes; else echo no; fi; "

@@ -80,7 +80,7 @@ class NotifyStage:
             endpoint = self._endpoint(webhook)
         except ConfigurationError as error:
             log.warning("delivery_unconfigured", event_id=entry.id, error=str(error))
-            await self._again(entry, UNCONFIGURED_MS, "unconfigured")
+            await self._again(entry, UNCONFIGURED_MS, "unconfigured", host=_host(webhook))
             return
         await self._deliver(entry, event, endpoint)
 
@@ -110,10 +110,10 @@ class NotifyStage:
         return self._store.link(object_key) if self._store is not None else None
 
     async def _deliver(self, entry: Entry, event: Event, endpoint: Endpoint) -> None:
-        host = urlsplit(endpoint.url).netloc
+        host = _host(endpoint.url)
         places = SILENT_PLACES if host in self._silent else max(1, int(HEALTHY_SHARE * self.limit))
         if self._busy[host] >= places:
-            await self._again(entry, CROWDED_MS, "endpoint busy")
+            await self._again(entry, CROWDED_MS, "endpoint busy", host=host)
             return
         self._busy[host] += 1
         sent_at = time.monotonic()
@@ -131,31 +131,35 @@ class NotifyStage:
         if isinstance(outcome, Delivered):
             waited_ms = entry.now_ms - (entry.number("created_at") or entry.now_ms)
             metrics.observe(metrics.NOTIFY, waited_ms / 1000 + time.monotonic() - sent_at)
-        await self._record(entry, outcome)
+        await self._record(entry, outcome, host)
 
-    async def _record(self, entry: Entry, outcome: DeliveryOutcome) -> None:
+    async def _record(self, entry: Entry, outcome: DeliveryOutcome, host: str) -> None:
         match outcome:
             case Delivered():
                 await self._apply(entry, DeliveryState.DELIVERED, cause=str(outcome.status))
             case Disabled():
-                await self._apply(entry, DeliveryState.DISABLED, cause=outcome.cause)
+                await self._apply(entry, DeliveryState.DISABLED, cause=outcome.cause, host=host)
             case TryLater():
-                await self._try_later(entry, outcome)
+                await self._try_later(entry, outcome, host)
             case _:
                 assert_never(outcome)
 
-    async def _try_later(self, entry: Entry, outcome: TryLater) -> None:
+    async def _try_later(self, entry: Entry, outcome: TryLater, host: str) -> None:
         schedule = self._settings.webhooks.schedule_s
         delay_s = next_delivery_delay(
             schedule, entry.number("attempts") + 1, outcome.retry_after_s, random.random
         )
         if delay_s is None:
-            await self._apply(entry, DeliveryState.EXHAUSTED, cause=outcome.cause)
+            await self._apply(entry, DeliveryState.EXHAUSTED, cause=outcome.cause, host=host)
         else:
-            await self._again(entry, int(1000 * delay_s), outcome.cause, counted=True)
+            await self._again(entry, int(1000 * delay_s), outcome.cause, host=host, counted=True)
 
-    async def _again(self, entry: Entry, delay_ms: int, cause: str, *, counted: bool = False) -> None:
-        await self._apply(entry, DeliveryState.PENDING, cause=cause, delay_ms=delay_ms, counted=counted)
+    async def _again(
+        self, entry: Entry, delay_ms: int, cause: str, *, host: str, counted: bool = False
+    ) -> None:
+        await self._apply(
+            entry, DeliveryState.PENDING, cause=cause, host=host, delay_ms=delay_ms, counted=counted
+        )
         self._shop.arm("notify", "", delay_ms)
 
     async def _apply(
@@ -164,6 +168,7 @@ class NotifyStage:
         after: DeliveryState,
         *,
         cause: str,
+        host: str = "",
         delay_ms: int | None = None,
         counted: bool = True,
     ) -> Applied:
@@ -174,6 +179,10 @@ class NotifyStage:
             retry_in_ms=delay_ms,
             counted=counted,
             status=cause,
+            host=host,
+            waited_at=entry.fields.get("waits_at", ""),
+            failed=entry.number("attempts") > 0,
+            created_at=entry.number("created_at"),
         )
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("notify.recorded")
@@ -188,6 +197,11 @@ class NotifyStage:
             **attempt("notify", entry, outcome=str(after), cause=cause),
         )
         return applied
+
+
+def _host(webhook: str) -> str:
+    """Give the host of a URL, or the name of an endpoint that no setting knows any more."""
+    return urlsplit(webhook).netloc if "://" in webhook else webhook
 
 
 def _raw_pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -8,7 +8,7 @@ import structlog
 
 from shared.errors import DarkroomError, JobNotFound, RecordTooNew
 from shared.jobs.commands import TOLD, plan_expire, plan_resubmit
-from shared.jobs.lifecycle import JobState
+from shared.jobs.lifecycle import DeliveryState, JobState
 from shared.jobs.transition import Applied, context_json
 from shared.money.caps import is_over
 from shared.redis.scripts import run_async
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE: Final = 200
 DAY_MS: Final = 86_400_000
+TIDY_EVERY_MS: Final = 600_000
+TIDY_ENDPOINTS, TIDY_DELIVERIES = 20, 100
 _TOLD: Final = {"expiring": ("failed", "expired"), "resubmit": ("retried", "resubmitted")}
 
 
@@ -44,7 +46,7 @@ class Sweep:
         self._context = context_json(settings.limits)
         self._wait_ms = resubmit_wait_ms(settings.worker)
         self._stopped = StoppedBatches(client, keys, jobs, settings.limits, shop)
-        self._usage_day = 0
+        self._usage_day = self._tidied_at = 0
 
     async def run(self) -> None:
         seconds, micros = await self._client.time()
@@ -56,6 +58,7 @@ class Sweep:
         for member in await self._due(INDEX, now_ms):
             await self._stopped.end(member, now_ms)
         await self._forget_usage(now_ms)
+        await self._tidy_endpoints(now_ms)
         await self._tell_ends(now_ms)
         self._shop.arm("notify", "", 0)
 
@@ -69,6 +72,16 @@ class Sweep:
         old = [field for field in fields if is_over(field.decode(), today)]
         if old:
             await self._client.hdel(self._keys.usage, *old)
+
+    async def _tidy_endpoints(self, now_ms: int) -> None:
+        """Now and then, take out of endpoints what workers of an older version ended."""
+        if now_ms - self._tidied_at < TIDY_EVERY_MS:
+            return
+        self._tidied_at = now_ms
+        bounds = (TIDY_ENDPOINTS, TIDY_DELIVERIES)
+        await run_async(
+            self._client, "tidy_endpoints", self._keys.prefix, DeliveryState.PENDING.value, *bounds
+        )
 
     def _resubmit(self, job: Job, now_ms: int) -> Transition | None:
         if job.state is not JobState.UNKNOWN:

@@ -46,7 +46,9 @@ end
 
 local function write_committed()
   for currency, micros in pairs(committed) do
-    redis.call("HINCRBY", K.usage, committed_field(currency, H.tenant), string.format("%.0f", micros))
+    local by = string.format("%.0f", micros)
+    redis.call("HINCRBY", K.usage, committed_field(currency, H.tenant), by)
+    if in_batch then redis.call("HINCRBY", batch_key, "queued_micros", by) end
   end
 end
 

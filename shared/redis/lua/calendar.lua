@@ -30,5 +30,8 @@ local function used(currency, scope, window)
   return tonumber(redis.call("HGET", K.usage, usage_field(currency, scope, window, TODAY)) or "0")
 end
 
+-- What the jobs of an account hold now.
+local function held_field(currency, account) return currency .. "|account:" .. account .. "|h" end
+
 -- What the queued jobs of a tenant are going to cost at most.
 local function committed_field(currency, tenant) return currency .. "|tenant:" .. tenant .. "|q" end

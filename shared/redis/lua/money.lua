@@ -15,6 +15,7 @@ end
 local function money_hold(job, id, micros)
   post(job, id, "hold", "budget:" .. job.tenant, "held:" .. job.tenant, micros)
   use(job, micros, TODAY)
+  hold_of_account(job, micros)
   hold_of_batch(job, micros)
 end
 
@@ -29,6 +30,7 @@ local function money_settle(job, id, micros)
   post(job, id, "charge", "budget:" .. job.tenant, "spent:" .. job.tenant, micros - from_hold)
   give_back_use(job, held - from_hold)
   use(job, micros - from_hold, TODAY)
+  hold_of_account(job, -held)
   hold_of_batch(job, -held)
   redis.call("HSET", K.record("j", id), "hold", 0, "settled", 1)
   redis.call("HINCRBY", K.record("j", id), "cost_micros", micros)
@@ -40,6 +42,7 @@ local function money_release(job, id)
   local held = tonumber(job.hold or "0")
   post(job, id, "release", "held:" .. job.tenant, "budget:" .. job.tenant, held)
   give_back_use(job, held)
+  hold_of_account(job, -held)
   hold_of_batch(job, -held)
   redis.call("HSET", K.record("j", id), "hold", 0)
 end
@@ -48,6 +51,7 @@ end
 local function money_doubt(job, id)
   local held = tonumber(job.hold or "0")
   post(job, id, "doubt", "held:" .. job.tenant, "doubt:" .. job.tenant, held)
+  hold_of_account(job, -held)
   hold_of_batch(job, -held)
   if job.batch then count(K.batch(job.tenant, job.batch), "doubt_micros", held) end
   redis.call("HSET", K.record("j", id), "hold", 0)

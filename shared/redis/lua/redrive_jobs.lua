@@ -16,6 +16,7 @@ local CTX = cjson.decode(ARGV[3])
 --!include usage
 --!include money
 --!include delivery
+--!include endpoint
 --!include batch_stop
 --!include batch
 --!include guard

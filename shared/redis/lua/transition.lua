@@ -72,5 +72,6 @@ local function apply(t, job, v)
     end
     if v.fin == 1 then redis.call("PUBLISH", K.ended, t.id) end
   end
+  if v.ep then endpoint_move(t.id, v.ep) end
   if v.ttl then expire(t, job, v.ttl) end
 end

@@ -14,6 +14,11 @@ local function give_back_use(job, micros)
   if micros > 0 then queue_rearm(job.model, job.tenant) end
 end
 
+-- What holds of an account add up to now, whatever their periods.
+local function hold_of_account(job, micros)
+  count(K.usage, held_field(job.currency, (job.lane or ""):match("^[^/]*")), micros)
+end
+
 local function hold_of_batch(job, micros)
   if job.batch then count(K.batch(job.tenant, job.batch), "held_micros", micros) end
 end
@@ -21,7 +26,7 @@ end
 -- A job that comes into the queue or leaves it: `est` is the most it can cost.
 local function commit_move(job, before, after, backlog)
   if not job.est or before == after then return end
-  local field = committed_field(job.currency, job.tenant)
-  if before == backlog then count(K.usage, field, -tonumber(job.est)) end
-  if after == backlog then count(K.usage, field, tonumber(job.est)) end
+  local by = (after == backlog and 1 or 0) - (before == backlog and 1 or 0)
+  count(K.usage, committed_field(job.currency, job.tenant), by * job.est)
+  if job.batch then count(K.batch(job.tenant, job.batch), "queued_micros", by * job.est) end
 end

@@ -303,3 +303,16 @@ def test_sums(state: State) -> None:
     assert set(state.usage().values()) == {3 * PRICE}
     names: Sequence[str] = sorted(state.usage())
     assert [name.split("|")[1] for name in names] == ["account:main"] * 3 + ["tenant:acme"] * 3
+
+
+def test_what_an_account_holds_is_counted_until_it_is_resolved(state: State) -> None:
+    """Held by a claim; no more when it is settled or given back, and no period makes a difference."""
+    state.enqueue(3)
+    first, second, third = state.claim_submit()[2]
+    assert state.usage()["CNY|account:main|h"] == 3 * PRICE
+    state.now_ms += 40 * DAY_MS
+    assert end(state, first, release=False, settle_micros=PRICE) is Applied.FIRST
+    assert end(state, second) is Applied.FIRST
+    assert state.usage()["CNY|account:main|h"] == PRICE
+    assert end(state, third, release=False, doubt=True) is Applied.FIRST
+    assert "CNY|account:main|h" not in state.usage()

@@ -19,6 +19,7 @@ CALLS = {
     "balances": "balances", "usage": "usage", "parked": "parked", "paused": "paused",
     "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
     "audit": "audit", "losses": "losses",
+    "waiting('a')": "waiting", "failing('a')": "failing", "endpoints": "endpoints",
 }  # fmt: skip
 
 

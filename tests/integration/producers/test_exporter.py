@@ -214,3 +214,26 @@ def test_balances_of_very_many_tenants_are_left_out_and_said(
     assert not [key for key in seen if key[0] == "darkroom_money"]
     monkeypatch.undo()
     assert scrape(state)["darkroom_money", "CNY", "held"] == 3
+
+
+def test_endpoints_that_are_late_are_shown_by_host(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many wait and fail, and how old the oldest is; what is beyond the most is said."""
+    now: Any = state.client.time()
+    for host, waiting, failing in (("a.test", 3, 2), ("b.test", 1, 0)):
+        ages = {f"evt_{at}": now[0] * 1000 - 120_000 for at in range(waiting)}
+        state.client.zadd(state.keys.endpoints, {host: waiting})
+        state.client.zadd(state.keys.waiting(host), ages)
+        for event_id in list(ages)[:failing]:
+            state.client.zadd(state.keys.failing(host), {event_id: ages[event_id]})
+    seen = scrape(state)
+    assert (
+        seen["darkroom_endpoint_deliveries_waiting", "a.test"],
+        seen["darkroom_exporter_left_out", "endpoints"],
+    ) == (3, 0)
+    assert seen["darkroom_endpoint_deliveries_failing", "a.test"] == 2
+    assert seen["darkroom_endpoint_deliveries_failing", "b.test"] == 0
+    assert 120 <= seen["darkroom_endpoint_oldest_seconds", "b.test"] < 180
+    monkeypatch.setattr(exporter, "MOST_ENDPOINTS", 1)
+    seen = scrape(state)
+    assert seen["darkroom_exporter_left_out", "endpoints"] == 1
+    assert ("darkroom_endpoint_deliveries_waiting", "b.test") not in seen

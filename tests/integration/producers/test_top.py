@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
@@ -18,11 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from producers.vitals import MOST_TENANTS, read_vitals
+from producers.parties import MOST_ENDPOINTS
+from producers.vitals import MOST_TENANTS, SpendUse, read_vitals
+from shared.settings import CapSettings
 from tests.integration.producers.conftest import FOX, LANE, MODEL
 from tests.servers import ValkeyProc, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from producers import Darkroom
     from tests.conftest import State
     from tests.integration.producers.conftest import FakeWorker
@@ -67,8 +72,84 @@ def test_json_has_lanes_queues_stages_and_spend(
     assert {each["window"]: each["used_micros"] for each in account} == dict.fromkeys(
         ("day", "month", "total"), 400_000
     )
+    assert {each["held_micros"] for each in account} == {400_000}
     assert found["counts"]["queued"] == 2
     assert found["left_out"] == {}
+
+
+def test_json_has_workers_and_endpoints(state: State, tmp_path: Path, darkroom: Darkroom) -> None:
+    """What each worker says of itself, and where deliveries wait, with the reason of the oldest that failed."""
+    now_ms, keys, client = darkroom.now_ms(), state.keys, state.client
+    client.zadd(keys.workers, {"w1@a:7": now_ms - 500, "w2@b:8": now_ms, "gone@c:9": now_ms - 600_000})
+    told: dict[Any, Any] = {"host": "a", "pid": 7, "since": now_ms - 60_000, "version": "1.2"}
+    told |= {"stages": "submit poll", "held": "poll=12 submit=3"}
+    client.hset(keys.worker("w1@a:7"), mapping=told)
+    client.pexpire(keys.worker("w1@a:7"), 60_000)
+    with darkroom_deliveries(state, "hooks.example.com", waiting=3, failing=2, now_ms=now_ms):
+        found = json.loads(run(state, tmp_path, "--json").stdout)
+        text = run(state, tmp_path, COLUMNS="200").stdout
+    first, second = found["workers"]
+    assert (first["name"], first["pid"], first["version"]) == ("w1@a:7", 7, "1.2")
+    assert (first["stages"], first["in_flight"]) == (["submit", "poll"], {"poll": 12, "submit": 3})
+    assert 500 <= first["seen_ms"] < 60_000
+    assert (second["name"], second["since_at"], second["in_flight"]) == ("w2@b:8", None, {})
+    (endpoint,) = found["endpoints"]
+    assert found["endpoint_count"] == 1
+    assert (endpoint["host"], endpoint["waiting"], endpoint["failing"]) == ("hooks.example.com", 3, 2)
+    assert (endpoint["last_status"], endpoint["tries"]) == ("status_500", 4)
+    assert endpoint["oldest_ms"] >= 90_000
+    assert 0 < endpoint["next_ms"] <= 30_000
+    assert "poll 12 submit 3" in text
+    assert "status_500 (try 4)" in text
+
+
+@contextmanager
+def darkroom_deliveries(
+    state: State, host: str, *, waiting: int, failing: int, now_ms: int
+) -> Iterator[None]:
+    """Let deliveries wait at a host, as the notify stage enters them; the oldest first failed four times."""
+    keys, client = state.keys, state.client
+    events = {f"evt_{at}": now_ms - 90_000 + 1000 * at for at in range(waiting)}
+    client.zadd(keys.endpoints, {host: waiting})
+    client.zadd(keys.waiting(host), events)
+    client.zadd(keys.failing(host), dict(list(events.items())[:failing]))
+    client.hset(keys.delivery("evt_0"), mapping={"attempts": 4, "last_status": "status_500"})
+    client.zadd(keys.index("notify"), {"evt_0": now_ms + 30_000})
+    yield
+    client.delete(keys.delivery("evt_0"))
+
+
+def test_endpoints_beyond_a_screen_are_counted(state: State) -> None:
+    """Those with the most deliveries are shown; the cost of a look does not grow with the rest."""
+    now_ms = int(state.client.time()[0]) * 1000
+    for number in range(MOST_ENDPOINTS + 2):
+        host = f"h{number}.test"
+        state.client.zadd(state.keys.endpoints, {host: number + 1})
+        state.client.zadd(state.keys.waiting(host), {f"e{at}": now_ms for at in range(number + 1)})
+    vitals = read_vitals(state.client, state.keys, state.settings)
+    assert (len(vitals.endpoints), vitals.endpoint_count) == (MOST_ENDPOINTS, MOST_ENDPOINTS + 2)
+    assert vitals.endpoints[0].host == f"h{MOST_ENDPOINTS + 1}.test"
+
+
+def test_what_a_tenant_holds_stands_beside_what_it_used(
+    state: State, darkroom: Darkroom, worker: FakeWorker
+) -> None:
+    """Of a tenant that a cap names; once settled nothing is held, and it is still used."""
+    cap = CapSettings(scope="tenant:acme", window="day", limit="5")
+    settings = state.settings.model_copy(update={"caps": (cap,)})
+
+    def spend() -> SpendUse:
+        found = read_vitals(state.client, state.keys, settings).spend
+        return next(each for each in found if each.scope == "tenant:acme")
+
+    darkroom.enqueue(FOX, tenant="acme")
+    assert (spend().used_micros, spend().held_micros) == (0, 0)
+    (job_id,) = worker.claim()
+    assert (spend().used_micros, spend().held_micros, spend().limit_micros) == (200_000, 200_000, 5_000_000)
+    worker.intend(job_id)
+    worker.accept(job_id, "g-1")
+    worker.deliver(job_id)
+    assert (spend().used_micros, spend().held_micros) == (200_000, 0)
 
 
 @pytest.mark.parametrize("columns", ["40", "200"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import struct
 import subprocess
 import sys
+from decimal import Decimal
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
 from typing import TYPE_CHECKING
 
+from shared.money.caps import BatchCaps
 from tests.integration.producers.conftest import FOX
 from tests.servers import environment
 
@@ -130,3 +133,38 @@ def test_a_tenant_alone_is_refused(state: State, tmp_path: Path) -> None:
         _, err = process.communicate(timeout=30)
     assert "--tenant is of a batch" in err
     assert process.returncode == 2
+
+
+def test_it_says_what_the_batch_can_cost_at_most(
+    state: State, tmp_path: Path, darkroom: Darkroom, worker: FakeWorker
+) -> None:
+    """Queued, held and spent; what fails gives its part back, and at the end it is what was spent."""
+    darkroom.enqueue_many([FOX, FOX, FOX], batch="foxes")
+
+    def money() -> tuple[int, int]:
+        found = darkroom.batch("foxes")
+        return found.cost_micros, found.at_most_micros
+
+    assert money() == (0, 600_000)
+    first, second = worker.claim(2)
+    assert money() == (0, 600_000)
+    worker.fail(first)
+    assert money() == (0, 400_000)
+    complete(worker, second)
+    assert money() == (200_000, 400_000)
+    with start(state, tmp_path, "foxes", "--json") as process:
+        assert process.stdout is not None
+        before = json.loads(process.stdout.readline())
+        darkroom.cancel(worker.claim()[0])
+        out, _ = process.communicate(timeout=30)
+    last = json.loads(out.splitlines()[-1])
+    assert (before["cost_micros"], before["at_most_micros"], before["over"]) == (200_000, 400_000, False)
+    assert (last["cost_micros"], last["at_most_micros"], last["over"]) == (200_000, 200_000, True)
+    assert last["counts"] | {"completed": 1, "failed": 1, "cancelled": 1} == last["counts"]
+    assert (last["errors"], process.returncode) == ({"refused": 1}, 1)
+
+
+def test_a_capped_batch_costs_no_more_than_its_cap(darkroom: Darkroom) -> None:
+    """Its queue could cost more, but it stops before."""
+    darkroom.enqueue_many([FOX, FOX, FOX], batch="foxes", batch_caps=BatchCaps(max_cost=Decimal("0.5")))
+    assert darkroom.batch("foxes").at_most_micros == 500_000

@@ -16,7 +16,7 @@ from producers.redrives import redrive
 from producers.selection import Selection
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
-from shared.jobs.store import JobStore
+from shared.jobs.store import AsyncJobStore, JobStore
 from shared.jobs.transition import context_json
 from shared.redis.scripts import run
 from shared.settings import EndpointSettings, StorageSettings, WebhookSettings
@@ -28,6 +28,7 @@ from workers.delivery.egress import Egress, EgressPolicy
 from workers.delivery.webhook import WebhookSender
 from workers.stages.notify import CROWDED_MS, SILENT_PLACES, UNCONFIGURED_MS, NotifyStage
 from workers.stages.stage import Shop
+from workers.stages.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -103,6 +104,24 @@ class Telling(Works):
     def delivery(self, event_id: str) -> dict[str, str]:
         found: Any = self.state.client.hgetall(self.state.keys.delivery(event_id))
         return {key.decode(): value.decode() for key, value in found.items()}
+
+    def waiting(self) -> dict[str, tuple[list[tuple[str, int]], list[str]]]:
+        """Give by host what waits there with its age, and what of it failed; the list of hosts must agree."""
+        keys, client = self.state.keys, self.state.client
+        hosts: Any = client.zrange(keys.endpoints, 0, -1, withscores=True)
+        found = {}
+        for host, count in hosts:
+            name = host.decode()
+            entries: Any = client.zrange(keys.waiting(name), 0, -1, withscores=True)
+            failing: Any = client.zrange(keys.failing(name), 0, -1)
+            assert len(entries) == count
+            found[name] = (
+                [(each.decode(), int(at)) for each, at in entries],
+                [each.decode() for each in failing],
+            )
+        left: Any = list(client.scan_iter(match=f"{keys.prefix}e[wf]:*"))
+        assert {key.decode().partition("}:")[2][3:] for key in left} == set(found)
+        return found
 
     def due_in_s(self, event_id: str) -> float | None:
         score = self.state.client.zscore(self.state.keys.index("notify"), event_id)
@@ -623,6 +642,96 @@ async def test_a_delivery_that_kills_its_workers_is_given_up(telling: Telling) -
     delivery = telling.delivery(event_id)
     assert (delivery["state"], delivery["last_status"]) == ("exhausted", "poison")
     assert telling.received() == []
+
+
+# --- what waits where
+
+
+async def test_a_first_success_is_entered_nowhere(telling: Telling) -> None:
+    """Endpoints show what is late; what is not costs the state server nothing."""
+    event_id = await telling.an_event("/ok")
+    await telling.notify()
+    assert telling.delivery(event_id)["state"] == "delivered"
+    assert telling.waiting() == {}
+    assert "host" not in telling.delivery(event_id)
+
+
+async def test_a_failing_delivery_waits_at_its_host_until_it_ends(telling: Telling) -> None:
+    """Entered by the try that fails, once, with the event's age; left by the one that succeeds."""
+    event_id = await telling.an_event("/fail-first/2")
+    created_at = int(telling.delivery(event_id)["created_at"])
+    host = telling.sink.url.partition("://")[2]
+    for _ in range(2):
+        await telling.notify()
+        assert telling.waiting() == {host: ([(event_id, created_at)], [event_id])}
+    await telling.notify()
+    assert telling.delivery(event_id)["state"] == "delivered"
+    assert telling.waiting() == {}
+
+
+@pytest.mark.parametrize("path", ["/status/410", "/status/500"])
+async def test_one_that_is_given_up_waits_nowhere_and_keeps_its_host(telling: Telling, path: str) -> None:
+    """Disabled or exhausted: no endpoint counts it any more, but its record says where it was to go."""
+    telling.notify_stage = telling.stage(schedule_s=(0, 100))
+    event_id = await telling.an_event(path)
+    await telling.notify(2)
+    assert telling.delivery(event_id)["state"] in ("disabled", "exhausted")
+    assert telling.delivery(event_id)["host"] == telling.sink.url.partition("://")[2]
+    assert telling.waiting() == {}
+
+
+async def test_one_that_kills_its_workers_after_a_try_waits_nowhere(telling: Telling) -> None:
+    """Given up as poison, which no host is asked for: it leaves the one where it waited."""
+    event_id = await telling.an_event("/status/500")
+    await telling.notify()
+    assert len(telling.waiting()) == 1
+    for _ in range(4):
+        await telling.claim_deliveries()
+    await telling.notify()
+    assert telling.delivery(event_id)["last_status"] == "poison"
+    assert telling.waiting() == {}
+
+
+async def test_a_crowded_out_delivery_waits_and_does_not_fail(telling: Telling) -> None:
+    """It was not tried: it counts as waiting at the endpoint, not as failing."""
+    telling.notify_stage = telling.stage(limit=1)
+    for _ in range(2):
+        await telling.an_event("/slow/0.3")
+    await asyncio.gather(*map(telling.notify_stage.handle, await telling.claim_deliveries()))
+    ((waiting, failing),) = telling.waiting().values()
+    assert (len(waiting), failing) == (1, [])
+
+
+async def test_an_unknown_name_waits_under_that_name(telling: Telling) -> None:
+    """No host is known; when the name means one again, the delivery moves there and is delivered."""
+    event_id = await telling.an_event(webhook="named")
+    telling.notify_stage = telling.stage(endpoints={})
+    await telling.notify()
+    assert list(telling.waiting()) == ["named"]
+    telling.notify_stage = telling.stage()
+    await telling.notify()
+    assert telling.delivery(event_id)["state"] == "delivered"
+    assert telling.waiting() == {}
+
+
+async def test_what_an_older_worker_ended_is_taken_out(telling: Telling) -> None:
+    """It delivered and knew no endpoints, or the record is gone; what still waits stays."""
+    kept, ended, gone = [await telling.an_event("/status/500") for _ in range(3)]
+    await telling.notify()
+    ((waiting, _failing),) = telling.waiting().values()
+    assert len(waiting) == 3
+    telling.state.client.hset(telling.state.keys.delivery(ended), "state", "delivered")
+    telling.state.client.delete(telling.state.keys.delivery(gone))
+    sweep = Sweep(
+        telling.client,
+        telling.state.keys,
+        AsyncJobStore(telling.client, telling.state.keys, telling.settings.limits),
+        telling.settings,
+        telling.shop,
+    )
+    await sweep.run()
+    ((waiting, failing),) = telling.waiting().values()
+    assert ([event_id for event_id, _ in waiting], failing) == ([kept], [kept])
 
 
 # --- one endpoint does not crowd out others

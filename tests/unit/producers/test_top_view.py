@@ -11,6 +11,7 @@ from rich.console import Console
 from producers.cli.top_view import as_json, screen
 from producers.freezes import Freeze
 from producers.overview import LaneStatus, Overview
+from producers.parties import EndpointUse, WorkerUse
 from producers.vitals import LaneUse, QueueUse, SpendUse, StageUse, Vitals
 from shared.jobs.lifecycle import JobState
 
@@ -27,8 +28,11 @@ def vitals(*, workers: tuple[str, ...] = ("w1",), frozen: Freeze | None = None) 
         lanes=(LaneUse("default/wan", 2, 32, 200, 5, 0),),
         queues=(QueueUse("wan", "acme", 3, True, 65_000),),
         stages=(StageUse("store", "", 4, 9_000), StageUse("notify", "", 0, 0)),
-        spend=(SpendUse("tenant:acme", "day", "CNY", 900_000, 1_000_000),),
+        spend=(SpendUse("tenant:acme", "day", "CNY", 900_000, 1_000_000, 300_000),),
         left_out={"wan": 8},
+        workers=(WorkerUse("w1", 800, "host", 7, NOW_MS - 90_000, "0.1", ("submit", "poll"), {"poll": 38}),),
+        endpoints=(EndpointUse("hooks.example.com", 40, 12, 75_000, "timeout", 3, 20_000),),
+        endpoint_count=3,
     )
 
 
@@ -45,7 +49,8 @@ def test_use_stands_beside_its_limit() -> None:
     text = drawn(vitals(), 120)
     for part in (
         "closed", "2/32", "40/200", "≤ 5", "no limit", "opens in 12 s", "acme (parked)", "1 min 5 s", "9.0 s",
-        "¥0.90", "¥1.00", "8 more tenants of wan have a queue",
+        "¥0.90", "¥0.30", "¥1.00", "8 more tenants of wan have a queue", "poll 38", "1 min 30 s", "submit poll",
+        "hooks.example.com", "1 min 15 s", "timeout (try 3)", "2 more endpoints have deliveries waiting",
     ):  # fmt: skip
         assert part in text
 
@@ -71,3 +76,6 @@ def test_json_knows_all_of_it() -> None:
     assert (lane["posts"], lane["posts_limit"], lane["in_flight"], lane["slots_limit"]) == (2, 32, 40, 200)
     assert lane["condition"] == "closed"
     assert (found["unknown"], found["left_out"]) == (0, {"wan": 8})
+    assert found["workers"][0]["in_flight"] == {"poll": 38}
+    assert (found["endpoints"][0]["failing"], found["endpoint_count"]) == (12, 3)
+    assert found["spend"][0]["held_micros"] == 300_000
