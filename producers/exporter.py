@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 from producers import store_metrics as m
 from producers.parties import MOST_ENDPOINTS
 from producers.store_caps import CapRow, cap_rows
+from producers.store_trouble import FIELDS as STORE_FIELDS
+from producers.store_trouble import parse_store_trouble
 from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
 from shared.money.entry import entry_order
@@ -174,7 +176,20 @@ class Scrape:
         asked.ask("zcard", keys.index("newer"), then=lambda reply: self._set(m.NEWER, reply))
         asked.ask("zcard", keys.index("store"), then=lambda reply: self._set(m.STORING, reply))
         asked.ask("zrange", keys.index("store"), 0, SAMPLE - 1, then=storing)
+        self._ask_store_trouble(asked)
         asked.ask("hlen", keys.balances, then=balances)
+
+    def _ask_store_trouble(self, asked: Asked) -> None:
+        """Ask whether the object store keeps submits back."""
+        noted: list[bytes | None] = []
+        lag_ms = int(self._settings.worker.store_trouble_s * 1000)
+
+        def first(reply: Sequence[tuple[bytes, float]]) -> None:
+            trouble = parse_store_trouble(noted, reply, self._now_ms, lag_ms)
+            self._set(m.STORE_STOPS, trouble is not None)
+
+        asked.ask("hmget", self._keys.control, STORE_FIELDS, then=noted.extend)
+        asked.ask("zrange", self._keys.index("store"), 0, 0, withscores=True, then=first)
 
     def _ask_lanes(self, asked: Asked) -> None:
         for name, account in self._settings.accounts.items():

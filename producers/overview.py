@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from producers.freezes import FIELDS as FREEZE_FIELDS
 from producers.freezes import Freeze, parse_freeze
 from producers.pauses import Pause, parse_pauses
+from producers.store_trouble import FIELDS as STORE_FIELDS
+from producers.store_trouble import StoreTrouble, parse_store_trouble
 from shared.jobs.commands import PAUSED
 from shared.jobs.lifecycle import JobState
 
@@ -59,7 +61,7 @@ class Overview:
 
     `losses`: stores that workers found emptied or replaced, and that nobody has looked into; `newer`: records of a later
     version that workers left alone in the last minute. `paused` has tenants and batches that somebody paused,
-    `paused_jobs` counts single jobs; lanes say it themselves.
+    `paused_jobs` counts single jobs; lanes say it themselves. `store_trouble` is set while it stops submits.
     """
 
     at_ms: int
@@ -75,6 +77,7 @@ class Overview:
     newer: int = 0
     paused: tuple[Pause, ...] = ()
     paused_jobs: int = 0
+    store_trouble: StoreTrouble | None = None
 
 
 def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str, str]]:
@@ -92,6 +95,8 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
     pipe.zcard(keys.index("newer"))
     pipe.hgetall(keys.paused)  # as many as people paused by hand
     pipe.zcard(keys.index(PAUSED))
+    pipe.hmget(keys.control, STORE_FIELDS)
+    pipe.zrange(keys.index("store"), 0, 0, withscores=True)
     for account, model in lanes:
         lane = f"{account}/{model}"
         pipe.hgetall(keys.lane(lane))
@@ -104,15 +109,15 @@ def queue_overview(pipe: Any, keys: Keys, settings: Settings) -> list[tuple[str,
 
 def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], settings: Settings) -> Overview:
     """Read the pipeline's replies."""
-    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, *more = replies[:12]
-    losses, newer, paused, paused_jobs = more
+    (seconds, micros), counts, workers, unknown, batches, notify, orphans, freeze, *more = replies[:14]
+    losses, newer, paused, paused_jobs, noted, first = more
     now_ms = seconds * 1000 + micros // 1000
     alive_since = now_ms - settings.worker.lease_s * 1000
     return Overview(
         at_ms=now_ms,
         counts={state: max(0, int(found or 0)) for state, found in zip(JobState, counts, strict=True)},
         lanes=tuple(
-            _lane(f"{account}/{model}", replies[12 + 5 * at : 17 + 5 * at], settings)
+            _lane(f"{account}/{model}", replies[14 + 5 * at : 19 + 5 * at], settings)
             for at, (account, model) in enumerate(lanes)
         ),
         workers=tuple(name.decode() for name, seen_at in workers if seen_at >= alive_since),
@@ -125,6 +130,7 @@ def parse_overview(lanes: Sequence[tuple[str, str]], replies: Sequence[Any], set
         newer=newer,
         paused=parse_pauses(paused),
         paused_jobs=paused_jobs,
+        store_trouble=parse_store_trouble(noted, first, now_ms, int(settings.worker.store_trouble_s * 1000)),
     )
 
 

@@ -72,6 +72,10 @@ PAUSED: Final = _gauge(
 CLOSED: Final = _gauge("lane_closed_seconds", "Time until a 429's closure ends; 0 when open.", "lane")
 CAPPED: Final = _gauge("lane_capped", "1 while a cap of the account stops submits.", "lane")
 FROZEN: Final = _gauge("frozen", "1 while a freeze stops submits everywhere.")
+STORE_STOPS: Final = _gauge(
+    "storage_stops_submits",
+    "1 while no image is made because copies to the object store fail, or are overdue.",
+)
 LOST: Final = _gauge(
     "state_lost",
     "Above 0 while workers found the store emptied or replaced, and nobody has said `darkroom freeze off` yet.",
@@ -128,6 +132,6 @@ MEMORY_LIMIT: Final = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0 if th
 
 TABLE: Final = (
     UP, SCRAPE, LEFT_OUT, JOBS, DEPTH, LATER, OLDEST, PARKED, PAUSED_BY_HAND, IN_FLIGHT, SLOTS_LIMIT, SUBMITTING, POSTS_LIMIT,
-    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
+    POLLING, THROTTLED, AMBIGUOUS, STUCK, BREAKER, BLOCKED, PAUSED, CLOSED, CAPPED, FROZEN, STORE_STOPS, LOST, NEWER, DUE, LAG, UNKNOWN, ORPHANS, STORING,
     STORING_AGE, DELIVERIES, ENDPOINT_WAITING, ENDPOINT_FAILING, ENDPOINT_OLDEST, OPEN_BATCHES, MONEY, ENTRIES, LEDGER_AGE, USED, CAP, WORKERS, MEMORY, MEMORY_LIMIT,
 )  # fmt: skip

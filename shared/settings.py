@@ -198,6 +198,11 @@ class WorkerSettings(Section):
     submit_http: Literal["pyreqwest", "httpx"] = Field("pyreqwest", description="both pass the contract test")
     breaker_ambiguous: int = Field(5, ge=1, description="ambiguous results in a row that open the breaker")
     breaker_probe_s: float = Field(5, gt=0, description="an open breaker lets one POST through this often")
+    store_trouble_s: float = Field(
+        60,
+        gt=0,
+        description="submits wait while copies failed, or were overdue, for this long; refusals at once",
+    )
     spool: Literal["off"] | Path | None = Field(
         None,
         description="folder that keeps generation ids while the state server is away; unset: in this user's state "

@@ -45,6 +45,7 @@ DELIVERY_FIELDS: Final = (
 )
 STUCK_INTENT_MS: Final = 10_000  # five intents older than this open the breaker
 POISON_DEATHS: Final = 3
+STORE_PROBE_MS: Final = 30_000  # without news of an object store that failed, one job goes to try it
 # The least time without a sign of any worker that means an outage, or a step of the clock.
 GAP_MS: Final = 3000
 GRACE_MS: Final = 5000  # the least that holders of leases get after it
@@ -102,6 +103,7 @@ class Claims:
         """`mark` gives that of the store which this process knows; "" does not ask for any."""
         self._client, self._keys, self._settings, self._worker = client, keys, settings, worker
         self._mark, self._lease = mark, lease_arguments(settings)
+        self._store = {"lag_ms": int(settings.store_trouble_s * 1000), "probe_ms": STORE_PROBE_MS}
 
     async def submit(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
         """Take up to k queued jobs that the lane's permits, slots and POST places allow."""
@@ -126,6 +128,7 @@ class Claims:
             "after": JobState.SUBMITTING,
             "fields": SUBMIT_FIELDS,
             "mark": self._mark(),
+            "store": self._store,
         }
         if lane.caps is not None:
             question["caps"] = lane.caps

@@ -74,7 +74,7 @@ PERMITS_REFUSED: Final = Metric(
     "darkroom_permits_refused_total",
     "counter",
     "Claims of submits that took nothing because the lane allowed nothing, by reason: permits (rate), posts, slots, "
-    "closed (after a 429), blocked, probe, frozen, cap, lost (the state was emptied or replaced).",
+    "closed (after a 429), blocked, probe, frozen, cap, storage (copies fail or are overdue), lost (the state was emptied or replaced).",
     ("lane", "reason"),
 )
 POLLS: Final = Metric(

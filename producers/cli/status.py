@@ -209,6 +209,9 @@ def remarks(overview: Overview) -> Iterator[str]:
         yield "the state server was emptied or replaced while workers ran: see docs/operations.md before `darkroom freeze off`"
     if overview.newer:
         yield f"{overview.newer} records of a later version wait for workers of that version"
+    if overview.store_trouble:
+        trouble = overview.store_trouble
+        yield f"{trouble.said} since {moment(trouble.since_ms)}: submits wait until a copy succeeds; nothing is lost"
     yield from _pauses(overview)
     if waiting and not overview.workers:
         yield "jobs wait and no worker is alive: start one with `darkroom worker`"

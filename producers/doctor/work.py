@@ -31,6 +31,9 @@ def judge_work(overview: Overview) -> Iterator[Finding]:
             f" ({overview.frozen.why})" if overview.frozen.why else ""
         )
         yield beware("work", what, "`darkroom freeze off` when the cause is gone.")
+    if overview.store_trouble:
+        do = "Mend the store: the first copy that succeeds lets submits go on. Queued jobs are kept."
+        yield bad("storage", f"{overview.store_trouble.said}: submits wait", do)
     yield from _lanes(overview)
     if overview.paused or overview.paused_jobs:
         held = [pause.name for pause in overview.paused[:_NAMED]]

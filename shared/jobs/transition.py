@@ -134,7 +134,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """A guarded transition of one job. Exactly one of epoch and intent guards a worker's; an operator's has neither."""
+    """A guarded transition of one job. Exactly one of epoch and intent guards a worker's; an operator's has neither.
+
+    Its notes, of the lane and of the object store (lane.lua, store_note.lua), are taken whether it is applied or not.
+    """
 
     job_id: str
     changes: tuple[Change, ...]
@@ -143,6 +146,7 @@ class Transition:
     without_intent: bool = False
     held: str = ""
     lane_note: tuple[str | int, ...] = ()
+    store_note: tuple[str | int, ...] = ()
 
     def encode(self, retain_ms: int) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -160,6 +164,8 @@ class Transition:
             out["h"] = self.held
         if self.lane_note:
             out["lane"] = list(self.lane_note)
+        if self.store_note:
+            out["st"] = list(self.store_note)
         return out
 
 

@@ -109,7 +109,7 @@ class Keys:
 
     @property
     def control(self) -> str:
-        """Hash: sequence, freeze, mark of the installation, schema version, the clock as last seen. Permanent."""
+        """Hash: sequence, freeze, mark of the installation, schema version, the clock as last seen, trouble of the object store. Permanent."""
         return f"{self.prefix}control"
 
     @property

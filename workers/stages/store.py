@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -22,6 +23,7 @@ from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition
 from shared.retry import backoff_s
 from shared.storage import artifact_key
 from workers import crash_points, metrics
+from workers.claims import STORE_PROBE_MS
 from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
 from workers.stages.attempts import attempt
@@ -86,6 +88,7 @@ class StoreStage:
         else:
             copied, problems = await self._copy_all(entry, urls, known)
             plan = await self._plan(entry, urls, copied, problems)
+            plan = replace(plan, store_note=self._store_note(len(copied) - len(known), problems))
         told = attempt(
             "store",
             entry,
@@ -144,6 +147,19 @@ class StoreStage:
             "width": found.width,
             "height": found.height,
         }
+
+    def _store_note(
+        self, put: int, problems: Sequence[DownloadFailure | StorageError]
+    ) -> tuple[str | int, ...]:
+        """Say what this attempt tells of the object store: "ok" or its trouble; nothing if it was mixed or not asked."""
+        troubles = [
+            each.kind for each in problems if isinstance(each, StorageError) and each.kind != "conflict"
+        ]
+        if bool(troubles) == bool(put):
+            return ()
+        if put:
+            return ("ok",)
+        return (troubles[0], int(self._settings.worker.store_trouble_s * 1000), STORE_PROBE_MS)
 
     async def _plan(
         self,

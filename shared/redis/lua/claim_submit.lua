@@ -4,7 +4,8 @@
 -- Atomic because permit, slot, hold, lease and state must change together.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, max_posts,
 --   max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields, caps?, mark,
---   schema, gap_ms, grace_ms}; mark: of the store that the worker knows ("lost" if it is not this one)
+--   schema, gap_ms, grace_ms, store?}; mark: of the store that the worker knows ("lost" if it is not this one);
+--   store {lag_ms, probe_ms} of the object store: the longest that copies may be overdue, between jobs that try it
 -- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON}
 --!include keys
 --!include clock
@@ -22,6 +23,7 @@ if A.mark and A.mark ~= "" and CONTROL[2] ~= A.mark then return { -1, NOW, "lost
 local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
 --!include lane_pace
 --!include lane_gate
+--!include store_gate
 --!include caps
 --!include submit_lease
 --!include queue_admit
@@ -29,6 +31,12 @@ local held, lane_key = K.index("submit:" .. A.lane), K.lane(A.lane)
 if A.gap_ms then note_gap(A.gap_ms, A.grace_ms) end
 take_expired()
 local want, reason = places()
+local probes_store = false
+if want > 0 then
+  local refusal
+  want, refusal, probes_store = store_gate(want)
+  reason = refusal or reason
+end
 if want > 0 then
   promote()
   local interval_us = paced_us(lane_key, A.interval_us)
@@ -42,6 +50,7 @@ if want > 0 then
     if capped then reason = "cap" end
     if taken > 0 then
       wait = permits_take(lane_key, interval_us, A.burst, taken)
+      if probes_store then note_store_probe() end
       if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
     end
     if redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end

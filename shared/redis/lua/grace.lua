@@ -2,7 +2,8 @@
 -- can have renewed a lease: the clock was set forward, or the server was away. Leases that ended within the gap belong
 -- to their holders for a while yet, else every POST under way would become unknown at once.
 
-local CONTROL = redis.call("HMGET", K.control, "freeze", "installation", "clock_at", "grace_from", "grace_until")
+local CONTROL = redis.call("HMGET", K.control, "freeze", "installation", "clock_at", "grace_from", "grace_until",
+  "store_stopped_at", "store_probe_at")
 local grace_from, grace_until = tonumber(CONTROL[4] or "0"), tonumber(CONTROL[5] or "0")
 
 -- Spares leases that ended after from_ms.

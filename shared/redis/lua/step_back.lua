@@ -34,6 +34,9 @@ local function step_back(lanes, by)
     forget_hint("submit", lane)
     forget_hint("poll", lane)
   end
+  for _, field in ipairs({ "store_failing_at", "store_stopped_at", "store_probe_at", "store_probed_at" }) do
+    pull_field(K.control, field, by)
+  end
   for _, name in ipairs({ "store", "notify", "batches", "stalling", "stopping" }) do
     pull_index(K.index(name), by)
     forget_hint(name, "")
