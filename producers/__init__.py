@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ItemReceipt,
         Receipt,
     )
+    from producers.store_trouble import StoreTrouble
     from shared.errors import (
         BacklogFull,
         BatchNotFound,
@@ -76,6 +77,7 @@ __all__ = [  # noqa: RUF022 - grouped by meaning: a table of contents
     "Overview",
     "Pause",
     "PauseResult",
+    "StoreTrouble",
     "TimelineEntry",
     # settings
     "Settings",
@@ -111,6 +113,7 @@ _HOMES: Final = {
         "ItemReceipt",
         "Receipt",
     ),
+    "producers.store_trouble": ("StoreTrouble",),
     "shared.errors": (
         "BacklogFull",
         "BatchNotFound",

@@ -125,6 +125,41 @@ def test_the_store_answers_with_an_error(
         _whole(faults, ids, f"store: answers {name}")
 
 
+WAITING_JOBS = 60
+SIDE_BY_SIDE = 4
+
+
+@pytest.mark.parametrize(("name", "kind", "at_most"), [("403", "denied", 20), ("500", "unavailable", 50)])
+def test_submits_wait_while_the_store_fails(
+    faults: FaultHouse, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, at_most: int
+) -> None:
+    """No more is generated than was under way when submits stopped; the rest stay queued, and go once it heals."""
+    status, code = ERRORS[name]
+    monkeypatch.setenv("TESTS_S3_CANARY", "canary")
+    tune_account(faults, max_in_flight=SIDE_BY_SIDE)
+    tune(faults, "worker", store_trouble_s=1.0)  # what is not refused may pass by itself, for so long
+    with FakeS3({"PUT": (status, f"<Error><Code>{code}</Code></Error>".encode())}) as fake:
+        faults.settings = faults.settings.model_copy(update={"storage": fake.settings})
+        faults.worker()
+        ids = faults.enqueue_for_judgement(WAITING_JOBS)
+        control, under_way = "{darkroom}:control", {"submitting", "generating"}
+        faults.until(
+            lambda: bool(faults.state.client().hexists(control, "store_stopped_at")), 60, "submits wait"
+        )
+        faults.until(lambda: not under_way & faults.counts().keys(), 30, "what was under way has come")
+        counts, submitted = faults.counts(), faults.ledger()["submits_seen"]
+        assert counts == {"queued": WAITING_JOBS - submitted, "storing": submitted}
+        assert submitted <= at_most
+        time.sleep(3)
+        assert (faults.counts(), faults.ledger()["submits_seen"]) == (counts, submitted)
+        trouble = faults.darkroom.overview().store_trouble
+        assert trouble is not None
+        assert trouble.kind == kind
+        fake.faults.clear()
+        _whole(faults, ids, f"store: answers {name} while jobs are queued")
+    assert faults.darkroom.overview().store_trouble is None
+
+
 def test_the_urls_expire_before_the_store_is_back(faults: FaultHouse, s3_server: SeaweedProc) -> None:
     """Too late: failed(copy_failed), billed, told; generation id and URLs are kept for an operator."""
     rules(faults, {"on": "submit", "kind": "url_ttl", "arg": "3", "times": 3})

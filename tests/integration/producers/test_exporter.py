@@ -138,6 +138,21 @@ def test_the_states_of_a_lane_are_those_that_stop_its_submits(state: State) -> N
     assert seen["darkroom_lane_throttled_total", LANE] == 7
 
 
+def test_a_store_that_keeps_submits_back_is_seen(state: State) -> None:
+    """While it refuses, and while copies are due for longer than they may be."""
+    now: Any = state.client.time()
+    name = ("darkroom_storage_stops_submits",)
+    assert scrape(state)[name] == 0
+    noted: Any = {"store_failing": "full", "store_failing_at": 1, "store_stopped_at": 2}
+    state.client.hset(state.keys.control, mapping=noted)
+    assert scrape(state)[name] == 1
+    state.client.hdel(state.keys.control, *noted)
+    state.client.zadd(state.keys.index("store"), {"job_slow": now[0] * 1000 - 61_000})
+    assert scrape(state)[name] == 1
+    state.client.zadd(state.keys.index("store"), {"job_slow": now[0] * 1000 - 50_000})
+    assert scrape(state)[name] == 0
+
+
 def test_posts_without_an_outcome_open_the_breaker(state: State) -> None:
     """Five that are older than 10 s, as claims judge it; younger ones are on their way."""
     now: Any = state.client.time()

@@ -16,12 +16,13 @@ from PIL import Image
 
 from producers.redrives import redrive
 from producers.selection import Selection
+from shared.errors import StorageError
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
 from shared.settings import StorageSettings, WebhookSettings
 from shared.settings_section import SecretReference
 from shared.storage import open_store
-from tests.integration.stages.conftest import Works, accepted, json_answer
+from tests.integration.stages.conftest import LANE, Works, accepted, json_answer
 from tests.process import free_ports
 from tests.servers import SandboxProc
 from tests.unit.workers.delivery.loopback_server import answer, ok, serving
@@ -97,10 +98,12 @@ class Storing(Works):
         await super().close()
         await self.egress.aclose()
 
-    async def storing(self, *urls: str, n: int | None = None, expires_at: int | None = FAR_S) -> str:
+    async def storing(
+        self, *urls: str, n: int | None = None, expires_at: int | None = FAR_S, generation_id: str = "task_1"
+    ) -> str:
         """Bring a job to `storing`, its images behind these URLs."""
         job_id = self.enqueue(n=n or len(urls), webhook=WEBHOOK)
-        await self.submit(accepted())
+        await self.submit(accepted(generation_id))
         await self.poll(delivered(*urls, expires_at=expires_at))
         assert self.job(job_id).state == "storing"
         return job_id
@@ -504,6 +507,69 @@ async def test_storage_that_is_down_keeps_the_job(storing: Storing, monkeypatch:
     storing.store_stage = up
     await storing.copy()
     assert storing.job(job_id).state == "completed"
+
+
+def _noted(storing: Storing) -> list[str | None]:
+    """What submits and operators are told of the store: its trouble, how many failures, whether submits wait."""
+    names = ("store_failing", "store_failures", "store_stopped_at")
+    found: Any = storing.state.client.hmget(storing.state.keys.control, names)
+    return [None if each is None else each.decode() for each in found]
+
+
+async def test_a_full_store_stops_submits_until_a_copy_succeeds(
+    storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three jobs in a row could not be put: nothing more is submitted, until the first of them is."""
+    jobs = [
+        await storing.storing(storing.gallery.put(f"/{nr}.png", ok(picture())), generation_id=f"task_{nr}")
+        for nr in range(3)
+    ]
+
+    async def full(*_args: Any, **_more: Any) -> None:
+        raise StorageError("object store: put failed", kind="full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storing.store, "put_file", full)
+        await storing.copy()
+    kind, failures, stopped_at = _noted(storing)
+    assert (kind, failures, stopped_at is not None) == ("full", "3", True)
+    waiting = storing.enqueue()
+    claim = await storing.submit_stage.claim(LANE, 10, suspects=True)
+    assert (claim.reason, claim.entries) == ("storage", ())
+    await storing.copy()
+    assert _noted(storing) == [None, None, None]
+    assert {storing.job(job_id).state for job_id in jobs} == {"completed"}
+    await storing.submit(accepted("task_last"))
+    assert storing.job(waiting).state == "generating"
+
+
+async def test_result_urls_that_fail_say_nothing_of_the_store(storing: Storing) -> None:
+    """What cannot be downloaded is the provider's trouble: submits go on."""
+    trouble = answer("500 Internal Server Error")
+    for nr in range(3):
+        await storing.storing(storing.gallery.put(f"/{nr}.png", trouble), generation_id=f"task_{nr}")
+    await storing.copy(2)
+    assert _noted(storing) == [None, None, None]
+
+
+async def test_a_store_that_takes_some_images_is_not_in_trouble(
+    storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image put, one refused: neither a success that ends a trouble, nor a failure."""
+    put_file, puts = storing.store.put_file, []
+
+    async def every_other(*args: Any, **more: Any) -> None:
+        puts.append(args)
+        if len(puts) % 2 == 0:
+            raise StorageError("object store: put failed", kind="denied")
+        await put_file(*args, **more)
+
+    monkeypatch.setattr(storing.store, "put_file", every_other)
+    job_id = await storing.storing(*(storing.gallery.put(f"/{nr}.png", ok(picture())) for nr in range(2)))
+    await storing.copy()
+    assert (storing.job(job_id).state, _noted(storing)) == ("storing", [None, None, None])
+    await storing.copy()
+    assert (storing.job(job_id).state, _noted(storing)) == ("completed", [None, None, None])
 
 
 async def test_storage_that_is_off_pushes_the_provider_urls(works: Works) -> None:

@@ -17,6 +17,7 @@ from producers.doctor.work import judge_endpoints, judge_stores, judge_versions,
 from producers.freezes import Freeze
 from producers.overview import LaneStatus, Overview
 from producers.parties import EndpointUse, WorkerUse
+from producers.store_trouble import StoreTrouble
 from shared.jobs.lifecycle import JobState
 from shared.settings import AccountSettings, Settings, StorageSettings, WebhookSettings, WorkerSettings
 from shared.settings_section import SecretReference
@@ -257,7 +258,8 @@ def overview(*lanes: LaneStatus, workers: int = 1, queued: int = 0, **facts: Any
     counts: dict[str, int] = {state.value: 0 for state in JobState} | {"queued": queued}
     given = {"unknown": 0, "orphans": 0, "frozen": None, **facts}
     names = tuple(f"w{number}" for number in range(workers))
-    return Overview(NOW_MS, counts, lanes, names, given["unknown"], 0, 0, given["orphans"], given["frozen"])
+    found = Overview(NOW_MS, counts, lanes, names, given["unknown"], 0, 0, given["orphans"], given["frozen"])
+    return replace(found, store_trouble=given.get("store_trouble"))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,11 @@ def overview(*lanes: LaneStatus, workers: int = 1, queued: int = 0, **facts: Any
         (overview(workers=0), "warning", "no worker is alive"),
         (overview(workers=0, queued=3), "error", "3 jobs queued, and no worker is alive"),
         (overview(frozen=Freeze("spending", "ops", NOW_MS, "bill")), "warning", "spending is frozen (bill)"),
+        (
+            overview(store_trouble=StoreTrouble("full", NOW_MS)),
+            "error",
+            "the object store is full: submits wait",
+        ),
         (overview(unknown=2), "warning", "2 jobs have an unknown outcome"),
         (overview(orphans=1), "warning", "1 generations of the provider belong to no job"),
         (overview(lane(blocked="invalid_api_key")), "error", "lane main/m is blocked (invalid_api_key)"),

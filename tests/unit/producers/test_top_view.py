@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from producers.cli.top_view import as_json, screen
 from producers.freezes import Freeze
 from producers.overview import LaneStatus, Overview
 from producers.parties import EndpointUse, WorkerUse
+from producers.store_trouble import StoreTrouble
 from producers.vitals import LaneUse, QueueUse, SpendUse, StageUse, Vitals
 from shared.jobs.lifecycle import JobState
 
@@ -62,6 +64,14 @@ def test_every_line_fits(columns: int) -> None:
     assert max(map(len, text.splitlines())) <= columns
     assert ("submits/s" in text) == (columns >= 80)
     assert "darkroom worker" in " ".join(text.split())
+
+
+def test_a_store_that_keeps_submits_back_is_told() -> None:
+    """Why nothing is submitted, and since when."""
+    seen = vitals()
+    trouble = StoreTrouble("denied", NOW_MS)
+    text = drawn(replace(seen, overview=replace(seen.overview, store_trouble=trouble)), 200)
+    assert "the object store refuses copies since" in text
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
