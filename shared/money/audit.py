@@ -93,7 +93,8 @@ class Audit:
         self._moved: Counter[str] = Counter()
         self._held: dict[str, int] = {}
         self._older = any("|held:" in name and micros for name, micros in opening.items())
-        self._resolved: dict[str, int] = {}  # when; kept only while a closed day may hold the hold
+        self._resolved: set[str] = set()  # jobs; kept only while a closed day may hold the hold
+        self._settled_last = ""  # the job of the entry before, if that was a settlement
         self._found: list[Difference] = []
         self._count = self._unlisted = 0
 
@@ -107,12 +108,13 @@ class Audit:
             self._hold(entry)
         elif entry.kind in _RESOLVING:
             self._resolve(entry)
+        self._settled_last = entry.job if entry.kind == "settle" else ""
 
     def _hold(self, entry: Entry) -> None:
         still = self._held.get(entry.job, 0)
         if still:
             self._note("held_twice", entry, entry.job, still)
-        self._resolved.pop(entry.job, None)
+        self._resolved.discard(entry.job)
         self._held[entry.job] = still + entry.micros
 
     def _resolve(self, entry: Entry) -> None:
@@ -130,14 +132,17 @@ class Audit:
     def _end(self, entry: Entry) -> None:
         del self._held[entry.job]
         if self._older:
-            self._resolved[entry.job] = -1
+            self._resolved.add(entry.job)
 
     def _resolve_older(self, entry: Entry) -> None:
         """Judge a resolution without a hold in the entries: it must be of a closed day, and the only one.
 
-        What settles a part and releases the rest is two entries of one instant.
+        What settles a part and releases the rest is two entries of one script: nothing stands between them.
         """
-        if not self._older or self._resolved.setdefault(entry.job, entry.at_ms) != entry.at_ms:
+        rest = entry.kind == "release" and entry.job == self._settled_last
+        again = entry.job in self._resolved and not rest
+        self._resolved.add(entry.job)
+        if not self._older or again:
             self._note("resolved_twice", entry, entry.job, 0)
 
     def _note(self, rule: Rule, entry: Entry, about: str, expected: int) -> None:

@@ -363,10 +363,10 @@ def test_words_that_are_passed_on(place: Place, words: tuple[str, ...]) -> None:
 
 def test_a_command_without_what_it_needs(place: Place) -> None:
     """A missing argument is named."""
-    commands = {
-        name: tuple(name.split()) for name in ("cancel", "pause", "estimate", "unknown resolve", "freeze")
-    }
+    commands = {name: tuple(name.split()) for name in ("estimate", "reconcile", "unknown resolve", "freeze")}
     assert complaints(place.run_all(commands), "Missing argument") == []
+    selecting = {name: (name,) for name in ("cancel", "pause", "resume", "redrive", "purge")}
+    assert complaints(place.run_all(selecting), "--batch") == []
 
 
 READERS: Final = {

@@ -2,7 +2,8 @@
 
 Progress goes to stderr as faults end; the last line on stdout is `N passed, M failed`. --shard runs the K-th of N
 parts, which take about as long as each other. --json prints the table before the last line: a list of rows, whose
-columns tests/faults/table.py names. FAULTS_SEED replays a run, FAULTS_JOBS is how many faults run at once.
+columns tests/faults/table.py names. FAULTS_SEED replays a run, FAULTS_JOBS is how many faults run at once. A few tests that
+were late are tried a second time, alone, and named (tests/faults/second_try.py); a verdict of the judge never is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.faults import second_try
 from tests.faults.shards import SHARD
 from tests.faults.table import VARIABLE
 
@@ -33,15 +35,35 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.jsonl"
         command = [sys.executable, "-m", "pytest", *OPTIONS, HERE, *more]
-        code, output = _run(command, {VARIABLE: str(table), SHARD: shard})
+        failed_file = Path(folder) / "failed.jsonl"
+        code, output = _run(
+            command, {VARIABLE: str(table), SHARD: shard, second_try.VARIABLE: str(failed_file)}
+        )
+        counted = _outcomes(output)
+        late = second_try.late_ones(failed_file)
+        if late and len(late) == counted[1]:  # else something failed that is no test
+            code, again = _run([*command[:3], "-v", "-n", "1", *OPTIONS[3:], *late], {VARIABLE: str(table)})
+            counted = _after_second_try(counted, _outcomes(again), late)
+            output += again
         if as_json and table.exists():
             print("[\n" + ",\n".join(sorted(table.read_text().splitlines())) + "\n]")
     if code:
         print(output)
-    summary = output.rpartition("\n=")[2] if "\n=" in output else output[-400:]
-    failed = _count(summary, "failed") + _count(summary, "error")
-    print(f"{_count(summary, 'passed')} passed, {failed} failed")
+    print(f"{counted[0]} passed, {counted[1]} failed")
     return code
+
+
+def _outcomes(output: str) -> tuple[int, int]:
+    """Read how many passed, and how many failed, from pytest's last line."""
+    summary = output.rpartition("\n=")[2] if "\n=" in output else output[-400:]
+    return _count(summary, "passed"), _count(summary, "failed") + _count(summary, "error")
+
+
+def _after_second_try(first: tuple[int, int], second: tuple[int, int], late: list[str]) -> tuple[int, int]:
+    """Count each of the late ones as its second try ended, and say so."""
+    for name in late:
+        print(f"tried twice, as it was late: {name}")
+    return first[0] + second[0], len(late) - second[0]
 
 
 def _options(arguments: list[str]) -> tuple[bool, str, list[str]]:

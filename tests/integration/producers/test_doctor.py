@@ -53,6 +53,7 @@ class Patient:
                 "redis": base.redis.model_copy(update={"url": self.server.url(0)}),
                 "broker": base.broker.model_copy(update={"url": self.server.url(1)}),
                 "accounts": {"main": account},
+                "worker": base.worker.model_copy(update={"spool": self.folder / "spool"}),
                 "storage": StorageSettings(url=f"file://{self.folder / 'artifacts'}"),
                 "webhooks": WebhookSettings(endpoints={"orders": endpoint}, allow_private=True, allow_http=True),
             }
@@ -61,7 +62,8 @@ class Patient:
     def run(
         self, *args: str, settings: Settings | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        secrets = {KEY_VARIABLE: KEY, HOOK_VARIABLE: self.sink.secret}
+        (self.folder / "darkroom.toml").touch()
+        secrets = {KEY_VARIABLE: KEY, HOOK_VARIABLE: self.sink.secret, "DARKROOM_CONFIG": "darkroom.toml"}
         done = subprocess.run(
             [DARKROOM, "doctor", *args],
             cwd=self.folder,

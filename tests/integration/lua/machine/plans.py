@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PROVIDER: Final = GatewayProvider("https://provider.test/v1", SecretStr("key"))
 PLACE: Final = Lane(LANE, "main", "wan2.7-image", AccountSettings(), PROVIDER, PRICE)
 WORKER: Final = WorkerSettings()
+# What a POST and a poll may come to, the usual more often.
+ANSWERS: Final = ("accepted",) * 4 + ("lost", "lost", "not sent", "refused", "dies")
+POLLED: Final = ("delivered", "delivered", "failed", "lost", "generating", "dies")
 
 
 def entry_of(row: Mapping[str, Any], index: str, now_ms: int) -> Entry:

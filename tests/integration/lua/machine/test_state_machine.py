@@ -51,8 +51,6 @@ NEVER = 1_000_000  # a breaker that does not open: it has tests of its own
 # A number explores, in another order each time; without one the same orders are run every time.
 EXAMPLES, STEPS = int(os.environ.get("MACHINE_EXAMPLES", "0")), 60
 
-ANSWERS = ("accepted",) * 4 + ("lost", "lost", "not sent", "refused", "dies")
-POLLED = ("delivered", "delivered", "failed", "lost", "generating", "dies")
 RARELY = st.sampled_from([False] * 4 + [True])
 Apply = tuple[Transition, "Callable[[], int]"]
 
@@ -169,15 +167,16 @@ class Machine(RuleBasedStateMachine):
     @rule(target=posts, k=st.integers(1, 4))
     def claim_and_intend(self, k: int) -> Any:
         """As a worker does when nothing comes between."""
-        posts = [self._intend(entry) for entry in self._claim_submit(k)]
-        return multiple(*(post for post in posts if isinstance(post, tuple)))
+        return self._intend_all(self._claim_submit(k))
 
     @rule(target=posts, entry=consumes(held), k=st.integers(1, 2))
     def a_late_holder_wakes(self, entry: Entry, k: int) -> Any:
         """It slept past its lease, others went on, and it writes an intent as if nothing had happened."""
         self.world.now_ms += LEASE_MS
-        posts = [self._intend(each) for each in (*self._claim_submit(k), entry)]
-        return multiple(*(post for post in posts if isinstance(post, tuple)))
+        return self._intend_all([*self._claim_submit(k), entry])
+
+    def _intend_all(self, entries: list[Entry]) -> Any:
+        return multiple(*(post for each in entries if isinstance(post := self._intend(each), tuple)))
 
     def _intend(self, entry: Entry) -> Any:
         if entry.expired:
@@ -198,7 +197,10 @@ class Machine(RuleBasedStateMachine):
         self._apply(plans.orphaned(entry), lambda: self.model.orphaned(entry.id, entry.epoch, self.now))
 
     @rule(
-        target=sent, post=consumes(posts), how=st.sampled_from(ANSWERS), delay_ms=st.sampled_from([0, 1000])
+        target=sent,
+        post=consumes(posts),
+        how=st.sampled_from(plans.ANSWERS),
+        delay_ms=st.sampled_from([0, 1000]),
     )
     def answered(self, post: tuple[Entry, str], how: str, delay_ms: int) -> Any:
         """What the POST came to, recorded by the intent, whatever became of lease and job meanwhile."""
@@ -219,6 +221,14 @@ class Machine(RuleBasedStateMachine):
                 return self._apply(plans.refused(entry, intent), lambda: self.model.refuse(job, intent))
             case _:  # the worker dies: the lease will end, with an intent on record
                 return multiple()
+
+    @rule(post=consumes(posts), k=st.integers(1, 4))
+    def a_retry_comes_after_the_next_claim(self, post: tuple[Entry, str], k: int) -> None:
+        """The reply to "not sent" is lost; the job is claimed and sent again before the call is repeated."""
+        entry, intent = post
+        again = self._apply(plans.not_sent(entry, intent, 0), lambda: self.model.requeue(entry.id, intent))
+        self._intend_all(self._claim_submit(k))
+        self._apply(*again)
 
     def _accepted(self, entry: Entry, intent: str) -> Apply:
         generation = self._next("g")
@@ -246,7 +256,7 @@ class Machine(RuleBasedStateMachine):
     def claim_store(self) -> Any:
         return self._claim_due("store", "store")
 
-    @rule(target=sent, entry=consumes(polls), how=st.sampled_from(POLLED), count=st.integers(1, 2))
+    @rule(target=sent, entry=consumes(polls), how=st.sampled_from(plans.POLLED), count=st.integers(1, 2))
     def polled(self, entry: Entry, how: str, count: int) -> Any:
         """What the provider says of a generation; or the worker dies."""
         full = entry.number("n") * PRICE

@@ -120,6 +120,19 @@ def test_a_hold_of_a_closed_day_is_resolved_once() -> None:
     assert rules(audited(*once, entry("release", 1, at_ms=4), opening=opening)) == ["resolved_twice"]
 
 
+def test_two_entries_of_one_script_may_be_of_two_moments() -> None:
+    """Redis 7.0 reads its clock for each entry: a settlement and the release of the rest are told by their order."""
+    opening = {"CNY|held:acme": 800, "CNY|budget:acme": -800}
+    rest = (entry("settle", 200, at_ms=3), entry("release", 600, at_ms=4))
+    assert audited(*rest, opening=opening).adds_up
+    between = (
+        entry("settle", 200, at_ms=3),
+        entry("hold", 5, "job_b", at_ms=3),
+        entry("release", 600, at_ms=3),
+    )
+    assert rules(audited(*between, opening=opening)) == ["resolved_twice"]
+
+
 def test_a_second_resolution_is_no_older_one() -> None:
     """With days closed, a job whose hold is in the entries is still judged by it."""
     opening = {"CNY|budget:acme": -800, "CNY|held:acme": 800}
