@@ -45,7 +45,8 @@ def test_rolling_restart(faults: FaultHouse) -> None:
     _slow_posts(faults, "0.5")
     ids = under_load(faults)
     for nr in range(3):
-        assert faults.workers[nr].stop(within_s=GRACE_S * BUSY_MACHINE) == 0
+        code = faults.workers[nr].stop(within_s=GRACE_S * BUSY_MACHINE)
+        assert code == 0, faults.workers[nr].log()[-8000:]
         faults.worker(f"next-{nr}")
     recovered_s = faults.quiet(JOBS)
     verdict = judge(faults, ids)
