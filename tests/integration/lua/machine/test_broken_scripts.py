@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
-from shared.redis import scripts
+from tests.integration.lua.machine.broken import Break, assert_caught
 from tests.integration.lua.machine.test_state_machine import Machine
 from tests.servers import ValkeyProc
 
@@ -18,15 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """One sentence of a script and what a careless hand makes of it."""
-
-    fragment: str
-    before: str
-    after: str = ""
 
 
 BREAKS = {
@@ -60,26 +48,5 @@ def server(tmp_path: Path) -> Iterator[ValkeyProc]:
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_script_is_caught(server: ValkeyProc, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In some order of steps the model says otherwise."""
-    broken, source = BREAKS[name], scripts._source
-
-    def patched(fragment: str) -> str:
-        text = source(fragment)
-        if fragment != broken.fragment:
-            return text
-        assert text.count(broken.before) == 1, "the sentence to break has moved"
-        return text.replace(broken.before, broken.after)
-
-    monkeypatch.setattr(scripts, "_source", patched)
-    scripts.script.cache_clear()
     Machine.server = server
-    try:
-        with pytest.raises((AssertionError, ExceptionGroup)):
-            run_state_machine_as_test(
-                Machine,
-                settings=settings(
-                    max_examples=300, stateful_step_count=60, deadline=None, database=None, derandomize=True,
-                    phases=(Phase.generate,), suppress_health_check=tuple(HealthCheck),
-                ),
-            )  # fmt: skip
-    finally:
-        scripts.script.cache_clear()
+    assert_caught(Machine, BREAKS[name], monkeypatch)

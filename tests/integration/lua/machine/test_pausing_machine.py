@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from shared.redis import scripts
 from tests.integration.lua.conftest import MODEL
+from tests.integration.lua.machine.broken import Break, assert_caught
 from tests.integration.lua.machine.model import Model, ModelJob
-from tests.integration.lua.machine.test_broken_scripts import Break
 from tests.integration.lua.machine.test_state_machine import (
     BATCHES,
     EXAMPLES,
@@ -182,26 +181,5 @@ def one_server(tmp_path: Path) -> Iterator[ValkeyProc]:
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_pause_is_caught(one_server: ValkeyProc, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model says otherwise in some order of steps."""
-    broken, source = BREAKS[name], scripts._source
-
-    def patched(fragment: str) -> str:
-        text = source(fragment)
-        if fragment != broken.fragment:
-            return text
-        assert text.count(broken.before) == 1, "the sentence to break has moved"
-        return text.replace(broken.before, broken.after)
-
-    monkeypatch.setattr(scripts, "_source", patched)
-    scripts.script.cache_clear()
     PausingMachine.server = one_server
-    try:
-        with pytest.raises((AssertionError, ExceptionGroup)):
-            run_state_machine_as_test(
-                PausingMachine,
-                settings=settings(
-                    max_examples=300, stateful_step_count=STEPS, deadline=None, database=None, derandomize=True,
-                    phases=(Phase.generate,), suppress_health_check=tuple(HealthCheck),
-                ),
-            )  # fmt: skip
-    finally:
-        scripts.script.cache_clear()
+    assert_caught(PausingMachine, BREAKS[name], monkeypatch)
