@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 JOBS = 2_000
 WITHIN_S = 240.0
+BATCH = "drain"
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -43,6 +44,19 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
     }
 
 
+def worked_off(darkroom: Darkroom, stack: Stack, http: httpx.Client, jobs: int) -> tuple[float, float]:
+    """Have the one worker do a batch, from the enqueue to the last event; give its CPU and the time, in seconds."""
+    pid = next(part for part in stack.parts if part.name == "worker1").process.pid
+    sink = stack.urls["sink"]
+    warm_up(darkroom, http, sink)
+    cpu, started = cpu_s(pid), time.monotonic()
+    requests = ({"model": "wan2.7-image", "prompt": f"bench {n}", "size": "1K"} for n in range(jobs))
+    darkroom.enqueue_many(requests, batch=BATCH, webhook=f"{sink}/ok", keep=False)
+    wait_for_events(stack, http, sink, jobs + 2)  # its own batch.completed beside the warm-up's event
+    elapsed = time.monotonic() - started
+    return cpu_s(pid) - cpu, elapsed
+
+
 def drained(jobs: int, artifacts: Path, server: Mapping[str, str] | None = None) -> dict[str, float]:
     """Drain once. `server` are options of the state server, set before the worker's clock starts."""
     constant = ("--latency-sigma", "0", "--latency-scale", "off", "--image-px", "64")
@@ -54,16 +68,9 @@ def drained(jobs: int, artifacts: Path, server: Mapping[str, str] | None = None)
         for name, value in (server or {}).items():
             client.config_set(name, value)
         worker = next(part for part in stack.parts if part.name == "worker1")
-        sink = stack.urls["sink"]
         with Darkroom(stack.settings) as darkroom:
-            warm_up(darkroom, http, sink)
-            cpu, started = cpu_s(worker.process.pid), time.monotonic()
-            requests = ({"model": "wan2.7-image", "prompt": f"bench {n}", "size": "1K"} for n in range(jobs))
-            darkroom.enqueue_many(requests, batch="drain", webhook=f"{sink}/ok", keep=False)
-            wait_for_events(stack, http, sink, jobs + 2)  # its own batch.completed beside the warm-up's event
-            elapsed = time.monotonic() - started
-            spent = cpu_s(worker.process.pid) - cpu
-            status = darkroom.batch("drain")
+            spent, elapsed = worked_off(darkroom, stack, http, jobs)
+            status = darkroom.batch(BATCH)
         if status.counts.get(JobState.COMPLETED) != jobs:
             raise RuntimeError(f"{status.counts} of {jobs}")
         polls = http.get(f"{stack.urls['provider']}/stats").json()["polls"]

@@ -7,14 +7,13 @@ account's submit rate. CPU is the worker process's own, from the first enqueue t
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from bench.drain import cpu_s, wait_for_events, warm_up
+from bench.drain import worked_off
 from producers import Darkroom
 from producers.stack import Stack
 
@@ -64,14 +63,7 @@ def _run(jobs: int, artifacts: Path, *, events: bool) -> tuple[float, float]:
             flower=False, events=events, rate_per_s=RATE_PER_S, sandbox_args=constant, keep_in=artifacts
         ) as stack,
         httpx.Client(trust_env=False) as http,
+        Darkroom(stack.settings) as darkroom,
     ):
-        worker = next(part for part in stack.parts if part.name == "worker1")
-        sink = stack.urls["sink"]
-        with Darkroom(stack.settings) as darkroom:
-            warm_up(darkroom, http, sink)
-            cpu, started = cpu_s(worker.process.pid), time.monotonic()
-            requests = ({"model": "wan2.7-image", "prompt": f"bench {n}", "size": "1K"} for n in range(jobs))
-            darkroom.enqueue_many(requests, batch="paced", webhook=f"{sink}/ok", keep=False)
-            wait_for_events(stack, http, sink, jobs + 2)  # its own batch.completed beside the warm-up's event
-            elapsed = time.monotonic() - started
-            return 1000 * (cpu_s(worker.process.pid) - cpu) / jobs, jobs / elapsed
+        spent, elapsed = worked_off(darkroom, stack, http, jobs)
+        return 1000 * spent / jobs, jobs / elapsed
