@@ -139,6 +139,17 @@ def test_what_left_its_index_is_not_put_back(desk: Desk) -> None:
     assert desk.state.client.zscore(desk.state.keys.index(POLL), "job_done") is None
 
 
+@pytest.mark.parametrize(("entry_id", "index"), [("job_1", POLL), ("evt_1", NOTIFY)])
+def test_a_renewal_after_the_outcome_delays_nothing(desk: Desk, entry_id: str, index: str) -> None:
+    """The outcome made it due again in the same index, under the same epoch: a renewal on its way changes no time."""
+    entry = desk.claimed(entry_id, index=index, due_in_ms=1000)
+    key = desk.state.keys.delivery(entry_id) if index == NOTIFY else desk.state.keys.job(entry_id)
+    desk.leases.hold(entry)
+    desk.state.client.hdel(key, "leased")
+    assert desk.leases.renew() == []
+    assert desk.left_ms(entry) <= 1000
+
+
 def test_a_dropped_lease_is_not_renewed(desk: Desk) -> None:
     """Once its work has ended the lease runs out by itself, or by the transition that ended it."""
     entry = desk.claimed("job_1")

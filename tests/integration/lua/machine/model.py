@@ -215,6 +215,13 @@ class Model:
             job.suspect = True
         job.epoch, job.leased, job.due = epoch, True, now + LEASE_MS
 
+    def renewed(self, job_id: str, index: str, epoch: int, now: int) -> bool:
+        """Say whether the lease is still this holder's to renew, or was ended by an outcome of its own."""
+        job = self.jobs[job_id]
+        if job.epoch == epoch and job.leased and job.index == index:
+            job.due = now + LEASE_MS
+        return job.epoch == epoch
+
     def polled(
         self, job_id: str, epoch: int, seen: str, now: int, *, verb: str, micros: int, wait_ms: int = 0
     ) -> int:

@@ -28,6 +28,7 @@ BREAKS = {
         'redis.call("ZADD", held, NOW + A.lease_ms, id)',
         'redis.call("ZADD", held, "+inf", id)',
     ),
+    "a renewal after the outcome": Break("renew_leases", "elseif r[2] then", "else"),
     "a slot that is not given back": Break("transition", "if v.slot and v.slot[2] < 0 then", "if false then"),
     "a dead holder is not fenced": Break(
         "submit_lease", 'tonumber(values[1] or "0") + 1', 'tonumber(values[1] or "0")'

@@ -36,7 +36,7 @@ from shared.settings import LimitSettings
 from tests.integration.lua.conftest import LANE
 from tests.integration.lua.machine import plans
 from tests.integration.lua.machine.model import LEASE_MS, PRICE, RESUBMIT_MS, Model
-from tests.integration.lua.machine.world import AofFile, World
+from tests.integration.lua.machine.world import AofFile, World, read
 from tests.servers import ValkeyProc
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Machine(RuleBasedStateMachine):
         self.serial = 0
         self.power_losses = 0
         self.snapshots: list[tuple[int, Model, int]] = []
+        self.claims: list[Entry] = []  # all that were ever handed over: some holders renew late
 
     @initialize()
     def empty(self) -> None:
@@ -149,7 +150,12 @@ class Machine(RuleBasedStateMachine):
         fresh = sum(not row["expired"] for row in rows)
         assert fresh <= min(k, eligible)
         assert fresh > 0 or self._may_be_idle(eligible), "jobs wait, and none was handed over"
-        return [plans.entry_of(row, f"submit:{LANE}", self.now) for row in rows]
+        return self._taken(rows, f"submit:{LANE}")
+
+    def _taken(self, rows: list[dict[str, Any]], index: str) -> list[Entry]:
+        entries = [plans.entry_of(row, index, self.now) for row in rows]
+        self.claims += entries
+        return entries
 
     def _eligible(self) -> int:
         waiting = sum(job.state == "queued" for job in self.model.jobs.values())
@@ -246,7 +252,7 @@ class Machine(RuleBasedStateMachine):
         assert bool(rows) == bool(due), f"{len(due)} due, {len(rows)} handed over"
         for row in rows:
             self.model.due_claimed(row["id"], index, int(row["epoch"]), self.now)
-        return multiple(*(plans.entry_of(row, name, self.now) for row in rows))
+        return multiple(*self._taken(rows, name))
 
     @rule(target=polls)
     def claim_poll(self) -> Any:
@@ -286,6 +292,25 @@ class Machine(RuleBasedStateMachine):
     def stored(self, entry: Entry, images: int) -> Apply:
         plan = plans.stored(entry, images)
         return self._apply(plan, lambda: self.model.stored(entry.id, entry.epoch, self.now, images=images))
+
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        """A holder renews, perhaps when another has the job."""
+        if self.claims:
+            self._renew(data.draw(st.sampled_from(self.claims[-6:])))
+
+    @rule(target=sent, entry=consumes(polls), wait_ms=st.sampled_from([1000, 3000]))
+    def a_renewal_comes_after_the_outcome(self, entry: Entry, wait_ms: int) -> Apply:
+        """It was on its way when the poll was recorded: the job is due when that says, not a lease later."""
+        done = self._polled(entry, plans.snoozed(entry, wait_ms), "snooze", 0, wait_ms)
+        self._renew(entry)
+        return done
+
+    def _renew(self, entry: Entry) -> None:
+        lost = self.world.call("renew_leases", LEASE_MS, entry.index, entry.kind, entry.id, entry.epoch)
+        place = entry.index.partition(":")[0]
+        holds = self.model.renewed(entry.id, place, entry.epoch, self.now)
+        assert [read(each) for each in lost] == ([] if holds else [entry.id])
 
     @rule(again=sent)
     def said_twice(self, again: Apply) -> None:
@@ -374,6 +399,7 @@ class Machine(RuleBasedStateMachine):
     def _forget_claims(self) -> None:
         for bundle in ("held", "posts", "polls", "stores", "sent"):
             self.bundles.pop(bundle, None)
+        self.claims.clear()
 
     @invariant()
     def the_store_is_as_the_model_says(self) -> None:
