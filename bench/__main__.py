@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import cli, drain, durability, enqueue, events, flower, top
+from bench import against, cli, drain, durability, enqueue, events, flower, top
 
 BENCHES = {
     "cli": cli.measure,
@@ -30,9 +32,16 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=0, help="jobs per run; 0 takes the measurement's own number"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="TREE",
+        help="measure that checkout, too, in turns, and give the ratios",
+    )
     args = parser.parse_args()
     progress = Console(stderr=True)
-    result = BENCHES[args.name](runs=args.runs, jobs=args.jobs, say=progress.print)
+    measured = partial(against.measure, args.name, args.against) if args.against else BENCHES[args.name]
+    result = measured(runs=args.runs, jobs=args.jobs, say=progress.print)
     if args.json:
         print(json.dumps(result))
         return 0

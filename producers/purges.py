@@ -190,7 +190,7 @@ class _Purge:
         return {
             job.id: [
                 artifact
-                for artifact in parse_artifacts(None if reply is None else reply.decode())
+                for artifact in parse_artifacts(reply)
                 if (artifact.object_key or "").startswith(f"{job.fields['tenant']}/{job.id}/")
             ]
             for job, reply in zip(jobs, replies, strict=True)

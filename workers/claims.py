@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from shared.jobs.lifecycle import JobState
 from shared.jobs.schema import SCHEMA
@@ -15,7 +16,7 @@ from workers import metrics
 from workers.lanes import Lane, interval_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -51,7 +52,7 @@ GAP_MS: Final = 3000
 GRACE_MS: Final = 5000  # the least that holders of leases get after it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `request` is kept where cached_property puts it
 class Entry:
     """One claimed job or delivery: this process may work on it while it holds the lease under this epoch."""
 
@@ -69,6 +70,12 @@ class Entry:
 
     def number(self, name: str) -> int:
         return int(self.fields.get(name) or 0)
+
+    @cached_property
+    def request(self) -> Mapping[str, Any]:
+        """What the job asks for, as its spec has it; empty for a claim that came without a spec."""
+        asked: dict[str, Any] = from_json(self.spec)["request"] if self.spec else {}
+        return asked
 
     @property
     def suspect(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from workers.log_context import add_claim
 from workers.log_redaction import Redaction, secrets_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def set_up(
     level = _level(loglevel if _is_told(sys.argv) else settings.log.level)
     stamp: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        add_claim,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

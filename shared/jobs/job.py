@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import from_json
@@ -99,59 +100,64 @@ class Job:
         timeline: Sequence[bytes],
     ) -> Self:
         """Build from the four keys of a record as Redis gives them. Raises RecordTooNew."""
-        text = {name.decode(): value.decode() for name, value in record.items()}
-        more = {name.decode(): value.decode() for name, value in detail.items()}
-        given = from_json(spec) if spec else {}
-
-        if int(text.get("v", "1")) > SCHEMA:
+        if int(record.get(b"v", b"1")) > SCHEMA:
             raise RecordTooNew(job_id)
-
-        def number(name: str) -> int | None:
-            return int(text[name]) if name in text else None
+        given = from_json(spec) if spec else {}
+        text, number = partial(_text, record), partial(_number, record)
 
         return cls(
             id=job_id,
-            state=JobState(text["state"]),
-            tenant=text["tenant"],
-            model=text["model"],
-            n=int(text["n"]),
-            created_at=int(text["created_at"]),
-            epoch=int(text.get("epoch", "0")),  # a first claim writes it
-            batch=text.get("batch"),
-            lane=text.get("lane"),
-            currency=text.get("currency", ""),
-            hold_micros=number("hold") or 0,
-            cost_micros=number("cost_micros") or 0,
-            attempts=number("attempts") or 0,
-            polls=number("polls") or 0,
-            partial=text.get("partial") == "1",
-            accounting_open=text.get("accounting") == "open",
-            generation_id=text.get("generation_id"),
-            intent_id=text.get("intent_id"),
-            intent_at=number("intent_at"),
-            submitted_at=number("submitted_at"),
-            generated_at=number("generated_at"),
-            stored_at=number("stored_at"),
-            finished_at=number("finished_at"),
-            not_before_at=number("not_before_at"),
-            deadline_at=number("deadline_at"),
-            error_code=text.get("error_code"),
-            error_message=more.get("error_message"),
-            redriven_code=text.get("redriven_code"),
-            unknown_cause=text.get("unknown_cause"),
-            paused_at=number("paused_at"),
-            paused_by=text.get("paused_by"),
-            paused_why=text.get("paused_why"),
+            state=JobState(record[b"state"].decode()),
+            tenant=record[b"tenant"].decode(),
+            model=record[b"model"].decode(),
+            n=int(record[b"n"]),
+            created_at=int(record[b"created_at"]),
+            epoch=number(b"epoch") or 0,  # a first claim writes it
+            batch=text(b"batch"),
+            lane=text(b"lane"),
+            currency=text(b"currency") or "",
+            hold_micros=number(b"hold") or 0,
+            cost_micros=number(b"cost_micros") or 0,
+            attempts=number(b"attempts") or 0,
+            polls=number(b"polls") or 0,
+            partial=record.get(b"partial") == b"1",
+            accounting_open=record.get(b"accounting") == b"open",
+            generation_id=text(b"generation_id"),
+            intent_id=text(b"intent_id"),
+            intent_at=number(b"intent_at"),
+            submitted_at=number(b"submitted_at"),
+            generated_at=number(b"generated_at"),
+            stored_at=number(b"stored_at"),
+            finished_at=number(b"finished_at"),
+            not_before_at=number(b"not_before_at"),
+            deadline_at=number(b"deadline_at"),
+            error_code=text(b"error_code"),
+            error_message=_text(detail, b"error_message"),
+            redriven_code=text(b"redriven_code"),
+            unknown_cause=text(b"unknown_cause"),
+            paused_at=number(b"paused_at"),
+            paused_by=text(b"paused_by"),
+            paused_why=text(b"paused_why"),
             request=given.get("request", {}),
             metadata=given.get("metadata"),
             webhook=given.get("webhook"),
-            artifacts=parse_artifacts(more.get("artifacts")),
+            artifacts=parse_artifacts(detail.get(b"artifacts")),
             timeline=tuple(_timeline_entry(line.decode()) for line in timeline),
-            on_unknown=text.get("on_unknown", "hold"),
+            on_unknown=text(b"on_unknown") or "hold",
         )
 
 
-def parse_artifacts(text: str | None) -> tuple[Artifact, ...]:
+def _text(record: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = record.get(name)
+    return None if value is None else value.decode()
+
+
+def _number(record: Mapping[bytes, bytes], name: bytes) -> int | None:
+    value = record.get(name)
+    return None if value is None else int(value)
+
+
+def parse_artifacts(text: bytes | None) -> tuple[Artifact, ...]:
     """Read the artifacts of a record's detail."""
     return tuple(Artifact(**each) for each in from_json(text)) if text else ()
 

@@ -14,7 +14,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from shared.errors import InvalidRequest, Issue
 from shared.jobs.data_uri import DataUri, parse_data_uri
 from shared.jobs.issues import issues_of
+from shared.jobs.request_facts import Mode, mode_of, warnings_of
 from shared.jobs.request_rules import (
     INPUT_PREFIX,
     MAX_N_SEQUENTIAL,
@@ -45,13 +46,10 @@ from shared.jobs.sizes import (
     Pixels,
     Tier,
     canonical_size,
-    is_ratio,
     nominal_pixels,
     parse_size,
     size_label,
 )
-
-Mode = Literal["text_to_image", "edit", "interactive", "multi_image", "sequential"]
 
 MAX_PROMPT_CHARS = 5000
 MAX_IMAGES = 9
@@ -181,13 +179,7 @@ class GenerationRequest(_Model):
     @property
     def mode(self) -> Mode:
         """What the request asks for; a sequential one may have image inputs, too."""
-        if self.enable_sequential:
-            return "sequential"
-        if not self.image_urls:
-            return "text_to_image"
-        if any(self.bbox_list or ()):
-            return "interactive"
-        return "multi_image" if len(self.image_urls) > 1 else "edit"
+        return mode_of(vars(self))
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -207,21 +199,7 @@ class GenerationRequest(_Model):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the vendor page says the API ignores."""
-        if self.thinking_mode or self.color_palette or self.image_urls:
-            return tuple(_warnings(self))
-        return ()
-
-
-def _warnings(request: GenerationRequest) -> Iterator[str]:
-    if request.enable_sequential:
-        if request.thinking_mode:
-            yield "thinking_mode: ignored in sequential mode"
-        if request.color_palette:
-            yield "color_palette: ignored in sequential mode"
-    elif request.thinking_mode and request.image_urls:
-        yield "thinking_mode: ignored with image_urls"
-    if request.image_urls and is_ratio(request.size):
-        yield f"size: the output takes the aspect ratio of the last input image, not {request.size}"
+        return warnings_of(vars(self))
 
 
 def _rules_error(issues: tuple[Issue, ...]) -> PydanticCustomError:

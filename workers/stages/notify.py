@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from logging import INFO
 from typing import TYPE_CHECKING, Final, assert_never
 from urllib.parse import urlsplit
 
@@ -188,14 +189,15 @@ class NotifyStage:
         crash_points.cross("notify.recorded")
         if counted and applied is Applied.FIRST:
             metrics.count(metrics.DELIVERIES, after)
-        log.info(
-            "delivery_attempted",
-            event_id=entry.id,
-            job_id=entry.fields.get("job", ""),
-            event_type=entry.fields["event"],
-            applied=applied.name,
-            **attempt("notify", entry, outcome=str(after), cause=cause),
-        )
+        if log.is_enabled_for(INFO):
+            log.info(
+                "delivery_attempted",
+                event_id=entry.id,
+                job_id=entry.fields.get("job", ""),
+                event_type=entry.fields["event"],
+                applied=applied.name,
+                **attempt("notify", entry, outcome=str(after), cause=cause),
+            )
         return applied
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from shared.jobs.lifecycle import JobState
-from shared.jobs.request import GenerationRequest
+from shared.jobs.request_facts import mode_of, warnings_of
 from shared.webhooks.events import (
     BatchData,
     BatchEvent,
@@ -45,7 +45,6 @@ def image_event(entry: Entry, job: Job, link: Callable[[str], str | None]) -> Im
     ended_so = job.state is state
     if state is JobState.UNKNOWN and not ended_so:
         job = replace(job, **_NOT_KNOWN_THEN)
-    request = GenerationRequest.model_construct(**job.request)  # judged when it was enqueued
     return ImageEvent(
         type=kind,
         timestamp=iso(entry.number("created_at")) or "",
@@ -55,7 +54,7 @@ def image_event(entry: Entry, job: Job, link: Callable[[str], str | None]) -> Im
             batch=job.batch,
             state=state,
             model=job.model,
-            mode=request.mode,
+            mode=mode_of(job.request),
             n=job.n,
             partial=job.partial,
             images=tuple(_image(artifact, link) for artifact in job.artifacts) if ended_so else (),
@@ -64,7 +63,7 @@ def image_event(entry: Entry, job: Job, link: Callable[[str], str | None]) -> Im
             currency=job.currency or None,
             error=_error(job, state),
             generation_id=job.generation_id,
-            warnings=request.warnings,
+            warnings=warnings_of(job.request),
             metadata=job.metadata,
             timings=_timings(job),
         ),

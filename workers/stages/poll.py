@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from logging import DEBUG
 from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
@@ -67,7 +68,7 @@ class PollStage:
             crash_points.cross("poll.answered")
             plan = self._plan(entry, lane, outcome)
             _count(entry, lane.name, outcome)
-        told = attempt(
+        told = {} if not log.is_enabled_for(DEBUG) else attempt(
             "poll", entry, lane=lane.name, outcome=type(outcome).__name__ if outcome else "Poisoned",
             cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
         )  # fmt: skip

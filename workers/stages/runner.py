@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import structlog
 from redis.exceptions import RedisError
 
+from workers.log_context import working_on
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -174,9 +176,9 @@ class StageRunner:
 
     async def _work(self, entry: Entry) -> None:
         """Handle one entry. A fault of ours leaves its lease to expire: it comes back as a suspect."""
-        name = "event_id" if entry.kind == "d" else "job_id"
-        # The task is the entry's own: whatever logs in it says which one it is of.
-        structlog.contextvars.bind_contextvars(stage=self._stage.name, epoch=entry.epoch, **{name: entry.id})
+        working_on(
+            self._stage.name, entry.kind, entry.id, entry.epoch
+        )  # the task is its own: whatever logs in it says so
         try:
             await self._stage.handle(entry)
         except asyncio.CancelledError:

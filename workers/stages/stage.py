@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic_core import from_json
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -38,9 +36,8 @@ def tell_redriven(events: Events, entry: Entry, model: str) -> None:
 
 def shown(entry: Entry, model: str, **stage: str) -> dict[str, str | int]:
     """Give what Flower shows of a job on its way."""
-    request = from_json(entry.spec)["request"] if entry.spec else {}
-    size, n = str(request.get("size", "2K")), int(request.get("n", 1))
-    return {"model": model, "size": size, "n": n, **stage}
+    asked = entry.request
+    return {"model": model, "size": str(asked.get("size", "2K")), "n": int(asked.get("n", 1)), **stage}
 
 
 def succeeded(

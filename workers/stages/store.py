@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import replace
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -84,25 +84,25 @@ class StoreStage:
         known: list[Artifact] = from_json(entry.detail[1] or b"[]")
         if entry.poisoned:
             problems: list[DownloadFailure | StorageError] = []
-            plan = self._copy_failed(entry, known, "its worker died three times while storing it alone")
+            change = self._copy_failed(known, "its worker died three times while storing it alone")
+            note: tuple[str | int, ...] = ()
         else:
             copied, problems = await self._copy_all(entry, urls, known)
-            plan = await self._plan(entry, urls, copied, problems)
-            plan = replace(plan, store_note=self._store_note(len(copied) - len(known), problems))
-        told = attempt(
-            "store",
-            entry,
-            lane=entry.fields.get("lane", ""),
-            outcome=plan.changes[0].after,
-            cause=", ".join(sorted({_cause(each) for each in problems})),
+            change = await self._change(entry, urls, copied, problems)
+            note = self._store_note(len(copied) - len(known), problems)
+        plan = Transition(
+            job_id=entry.id, epoch=entry.epoch, held="store", changes=(change,), store_note=note
         )
+        lane, level = entry.fields.get("lane", ""), WARNING if problems else INFO
+        told = {} if not log.is_enabled_for(level) else attempt(
+            "store", entry, lane=lane, outcome=change.after, cause=_causes(problems)
+        )  # fmt: skip
         applied = await self._shop.recorder.apply(plan)
         crash_points.cross("store.recorded")
-        write = log.warning if told["cause"] else log.info
-        write("store_attempted", job_id=entry.id, applied=applied.name, **told)
+        log.log(level, "store_attempted", job_id=entry.id, applied=applied.name, **told)
         if applied is Applied.FIRST:
-            _count(entry, plan.changes[0].after, time.monotonic() - claimed_at)
-        self._after(entry, plan, applied)
+            _count(entry, change.after, time.monotonic() - claimed_at)
+            self._after(entry, change)
 
     async def _copy_all(
         self, entry: Entry, urls: Sequence[dict[str, Any]], known: Sequence[Artifact]
@@ -161,17 +161,17 @@ class StoreStage:
             return ("ok",)
         return (troubles[0], int(self._settings.worker.store_trouble_s * 1000), STORE_PROBE_MS)
 
-    async def _plan(
+    async def _change(
         self,
         entry: Entry,
         urls: Sequence[dict[str, Any]],
         copied: list[Artifact],
         problems: Sequence[DownloadFailure | StorageError],
-    ) -> Transition:
+    ) -> Change:
         if not problems:
-            return self._completed(entry, copied)
+            return self._completed(copied)
         tries = entry.number("tries") + 1
-        causes = ", ".join(sorted({_cause(problem) for problem in problems}))
+        causes = _causes(problems)
         have = {artifact["index"] for artifact in copied}
         expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
@@ -181,7 +181,7 @@ class StoreStage:
         ask = stale and not hopeless and (not expired or (gone and "redriven" in entry.fields))
         fresh = await self._fresh_urls(entry, urls) if ask else None
         if hopeless or (expired and fresh is None):
-            return self._copy_failed(entry, copied, causes)
+            return self._copy_failed(copied, causes)
         return self._again(entry, copied, causes, fresh)
 
     async def _fresh_urls(self, entry: Entry, urls: Sequence[dict[str, Any]]) -> str | None:
@@ -204,8 +204,8 @@ class StoreStage:
         ]
         return to_json(fresh).decode()
 
-    def _completed(self, entry: Entry, artifacts: list[Artifact]) -> Transition:
-        change = Change(
+    def _completed(self, artifacts: list[Artifact]) -> Change:
+        return Change(
             before=JobState.STORING,
             after=JobState.COMPLETED,
             detail={"artifacts": to_json(artifacts).decode()},
@@ -215,15 +215,14 @@ class StoreStage:
             images=len(artifacts),
             note=f"{len(artifacts)} images stored",
         )
-        return _transition(entry, change)
 
-    def _again(self, entry: Entry, copied: list[Artifact], causes: str, urls: str | None) -> Transition:
+    def _again(self, entry: Entry, copied: list[Artifact], causes: str, urls: str | None) -> Change:
         retry = self._settings.retry
         delay_s = backoff_s(
             entry.number("tries") + 1, base_s=retry.base_s, cap_s=retry.cap_s, rng=random.random
         )
         detail = {"artifacts": to_json(copied).decode()} | ({"urls": urls} if urls else {})
-        change = Change(
+        return Change(
             before=JobState.STORING,
             after=JobState.STORING,
             detail=detail,
@@ -232,10 +231,9 @@ class StoreStage:
             due_in=(("store", max(100, int(1000 * delay_s))),),
             note=f"copy failed: {causes}"[:200],
         )
-        return _transition(entry, change)
 
-    def _copy_failed(self, entry: Entry, copied: list[Artifact], causes: str) -> Transition:
-        change = Change(
+    def _copy_failed(self, copied: list[Artifact], causes: str) -> Change:
+        return Change(
             before=JobState.STORING,
             after=JobState.FAILED,
             fields={"error_code": "copy_failed"},
@@ -244,12 +242,8 @@ class StoreStage:
             leave=("store", "expiring"),
             note="copy_failed, billed",
         )
-        return _transition(entry, change)
 
-    def _after(self, entry: Entry, plan: Transition, applied: Applied) -> None:
-        if applied is not Applied.FIRST:
-            return
-        change = plan.changes[0]
+    def _after(self, entry: Entry, change: Change) -> None:
         if change.due_in:
             self._shop.arm("store", "", change.due_in[0][1])
             return
@@ -270,10 +264,6 @@ def _count(entry: Entry, after: JobState, took_s: float) -> None:
         metrics.observe(metrics.STORE, waited_ms / 1000 + took_s, entry.fields.get("lane", ""))
 
 
-def _transition(entry: Entry, change: Change) -> Transition:
-    return Transition(job_id=entry.id, epoch=entry.epoch, held="store", changes=(change,))
-
-
 def _is_gone(problem: DownloadFailure | StorageError) -> bool:
     return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.GONE
 
@@ -286,6 +276,10 @@ def _is_hopeless(problem: DownloadFailure | StorageError) -> bool:
     if isinstance(problem, DownloadFailure):
         return problem.kind in _HOPELESS
     return isinstance(problem, StorageConflict)
+
+
+def _causes(problems: Sequence[DownloadFailure | StorageError]) -> str:
+    return ", ".join(sorted({_cause(problem) for problem in problems}))
 
 
 def _cause(problem: DownloadFailure | StorageError) -> str:

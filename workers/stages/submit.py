@@ -14,10 +14,10 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from logging import INFO
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import structlog
-from pydantic_core import from_json
 
 from shared.errors import StorageError
 from shared.jobs.lifecycle import JobState
@@ -99,7 +99,7 @@ class SubmitStage:
         tell_redriven(self._shop.events, entry, lane.model)
         self._shop.events.emit("received", entry.id, **shown(entry, lane.model))
         try:
-            wire = await self._inputs.wire(from_json(entry.spec)["request"])
+            wire = await self._inputs.wire(entry.request)
         except StorageError as error:
             await self._input_missing(entry, lane, error)
             return
@@ -122,7 +122,7 @@ class SubmitStage:
             outcome = lane.provider.submit_outcome(await self._client.send(request))
             crash_points.cross("submit.posted")
             metrics.observe(metrics.SUBMIT, time.monotonic() - sent_at, lane.name)
-        told = attempt(
+        told = {} if not log.is_enabled_for(INFO) else attempt(
             "submit", entry, started_at=sent_at, lane=lane.name, outcome=type(outcome).__name__,
             cause=getattr(outcome, "cause", getattr(outcome, "code", "")),
             intent_id=intent_id, generation_id=getattr(outcome, "generation_id", ""),
