@@ -4,7 +4,8 @@
     single     jobs/s of enqueue, one after the other: an fsync per job
     cpu_ms     CPU of the worker process per job, from enqueue to webhook
     drained    jobs/s of that
-All modes in every run; medians over the runs. What an fsync takes is the disk's: the figures are of this machine.
+All modes in every run; medians over the runs. What an fsync takes is the disk's: the figures are of this machine. Only
+the images are kept in memory, where there is such a folder: their files are not what is measured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.drain import drained
 from bench.enqueue import enqueued_per_s
+from bench.folders import memory_folder
 from producers import Darkroom
 from producers.stack import Stack
 from shared.redis.client import make_client
@@ -40,7 +42,7 @@ MODES: Final = {
 def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Give MODE_many_per_s, MODE_single_per_s, MODE_cpu_ms_per_job and MODE_drained_per_s."""
     rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
-    with TemporaryDirectory(prefix="darkroom-bench-") as kept:
+    with TemporaryDirectory(prefix="darkroom-bench-", dir=memory_folder()) as kept:
         for number in range(runs):
             for mode, options in MODES.items():
                 row = _run(options, jobs or JOBS, Path(kept, f"{mode}-{number}"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from bench.drain import worked_off
+from bench.folders import memory_folder
 from producers import Darkroom
 from producers.stack import Stack
 
@@ -29,8 +30,7 @@ def measure(*, runs: int, jobs: int, say: Callable[[str], None]) -> dict[str, An
     jobs = jobs or JOBS
     pairs: list[tuple[float, float]] = []
     rates: list[float] = []
-    # Kept until the end: ext4 looks for a free inode past every one deleted in the last minutes, at 1 ms a file.
-    with TemporaryDirectory(prefix="darkroom-bench-") as kept:
+    with TemporaryDirectory(prefix="darkroom-bench-", dir=memory_folder()) as kept:
         for number in range(runs):
             found = {}
             for events in (True, False) if number % 2 else (False, True):
