@@ -81,7 +81,7 @@ def test_a_batch_is_redriven_and_the_ledger_adds_up(
     assert (darkroom.get(refused).state, darkroom.get(copy).state) == ("queued", "storing")
     again = cli.json("redrive", lost, "--pay-again", "--yes", "--as", "anna", "--why", "wanted")
     assert (again["paid_again"], again["again_micros"]) == (1, {"CNY": 200_000})
-    told = [(entry.who, entry.what, entry.on, entry.why) for entry in darkroom.audit()]
+    told = [(entry.who, entry.what, entry.on, entry.why) for entry in darkroom.audit(what="redrive")]
     assert told == [
         ("anna", "redrive", f"1 jobs, 1 to be paid again (at most 200000 micros): {lost}", "wanted"),
         ("anna", "redrive", "2 jobs: batch b; state failed/unknown", "repaired"),
