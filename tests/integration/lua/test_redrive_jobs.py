@@ -187,7 +187,7 @@ def test_what_was_paid_is_only_paid_again_on_an_explicit_word(state: State) -> N
     assert verdict(state, job_id) == Verdict(None, "pay_again", pays_again=True, again_micros=PRICE)
     assert redrive(state, job_id, pay_again=True) == [1]
     assert audits(state) == [
-        ("anna", "redrive", f"1 jobs, 1 to be paid again (at most {PRICE} micros): batch b", "repaired")
+        ("anna", "redrive", f"jobs: batch b; 1 to be paid again (at most {PRICE} micros)", "repaired")
     ]
     generate(state, job_id, "i2", "task_second")
     fail_copy(state, job_id)
