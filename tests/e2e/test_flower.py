@@ -191,6 +191,13 @@ def test_a_job_cancelled_in_its_queue_is_revoked_with_its_webhook(watched: Watch
     assert (row["name"], row["args"]) == ("generate_image", f"('{job_id}',)")
 
 
+def test_a_job_cancelled_in_its_queue_is_revoked_without_a_webhook(watched: Watched) -> None:
+    """Nobody else waits for its end: the sweep comes for Flower alone."""
+    job_id = watched.enqueue(not_before="1h")
+    watched.house.darkroom.cancel(job_id)
+    watched.flower.row_in(job_id, "REVOKED")
+
+
 def test_a_throttled_job_waits_as_retry_and_completes(watched: Watched) -> None:
     """Back in its queue it is not shown as started: RETRY with the reason, then SUCCESS."""
     job_id = watched.enqueue("[[fault:429:4;times=1]]")
