@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.jobs.commands import TOLD, plan_cancel
+from shared.jobs.transition import Applied
 from tests.integration.lua.conftest import LANE, MODEL
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_an_end_that_only_flower_waits_for_is_swept(state: State) -> None:
     (job_id,) = state.enqueue()
     plan = plan_cancel(state.job(job_id))
     assert plan is not None
-    assert state.apply(plan) == [1]
+    assert state.apply(plan) == [Applied.FIRST]
     assert look(state, sweep=1)[1] == 1
     state.client.zrem(state.keys.index(TOLD), job_id)
     state.now_ms += 1000
