@@ -2,9 +2,6 @@
 
 A script file starts with its `#!lua` line and names its fragments by `--!include NAME`, which is replaced by
 `NAME.lua`, once. Scripts run by EVALSHA; after NOSCRIPT (a restart, SCRIPT FLUSH) the text is sent again.
-
-A server that says READONLY was demoted, and a connection to it stays one to a replica for as long as both live, wherever
-the address leads by now. So idle connections are closed then: the next call asks at the address again.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,13 +54,9 @@ def run(client: Redis, name: str, prefix: str, *args: Argument, now_ms: int | No
     """Call a script through a blocking client. `now_ms` replaces the server's clock in tests only."""
     loaded, argv = script(name), _arguments(prefix, args, now_ms)
     try:
-        try:
-            return client.evalsha(loaded.sha, 1, *argv)
-        except NoScriptError:
-            return client.eval(loaded.text, 1, *argv)
-    except ReadOnlyError:
-        client.connection_pool.disconnect(inuse_connections=False)
-        raise
+        return client.evalsha(loaded.sha, 1, *argv)
+    except NoScriptError:
+        return client.eval(loaded.text, 1, *argv)
 
 
 async def run_async(
@@ -72,13 +65,9 @@ async def run_async(
     """Call a script through an asyncio client."""
     loaded, argv = script(name), _arguments(prefix, args, now_ms)
     try:
-        try:
-            return await client.evalsha(loaded.sha, 1, *argv)
-        except NoScriptError:
-            return await client.eval(loaded.text, 1, *argv)
-    except ReadOnlyError:
-        await client.connection_pool.disconnect(inuse_connections=False)
-        raise
+        return await client.evalsha(loaded.sha, 1, *argv)
+    except NoScriptError:
+        return await client.eval(loaded.text, 1, *argv)
 
 
 def _arguments(prefix: str, args: Sequence[Argument], now_ms: int | None) -> list[Argument]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.failover import Pair
-from tests.faults.load import judged, judged_with_a_gap, submits, under_load
+from tests.faults.load import SLOTS, judged, judged_with_a_gap, submits, under_load
+from tests.faults.proxy import HOST, Proxy
 
 if TYPE_CHECKING:
     from tests.faults.campaign import FaultHouse
@@ -60,3 +61,53 @@ def _fail_over(pair: Pair) -> int:
     pair.promote()
     pair.lead(pair.door)
     return seen
+
+
+@BOTH
+def test_two_primaries_for_a_while(faults: FaultHouse) -> None:
+    """The replica is promoted while the old primary lives and has a worker of its own; then it is demoted.
+
+    Both sides send what was queued at the split: each POST whose intent only the old primary has may be charged twice.
+    What it did besides is done again. Its worker follows, though no connection of it ends.
+    """
+    with Pair(faults) as pair, Proxy(f"{HOST}:{pair.primary.port}") as own_door:
+        faults.lane(max_in_flight=SLOTS)
+        _worker_behind(faults, own_door, "stays")
+        ids = under_load(faults)
+        pair.cut()
+        pair.promote()
+        pair.lead(pair.door)
+        pair.door.reset_all()
+        time.sleep(SPLIT_S)
+        pair.stand_alone(pair.primary)  # it takes no writes from here on, and still has those it took
+        doubtful = _only_on_the_old(pair, ids)
+        pair.lead(own_door)
+        pair.follow(pair.primary, f"{HOST}:{pair.replica.port}")
+        judged_with_a_gap(faults, "two primaries for 2 s, then one", ids, len(doubtful))
+        assert _sent_twice(faults) <= {f"b-{ids.index(job_id)}" for job_id in doubtful}
+        for other in faults.workers[1:]:
+            other.stop()
+        faults.enqueue(5, "after")
+        faults.until(
+            lambda: faults.settled(5, "after"), 30, "the worker of the old primary works for the new one"
+        )
+
+
+def _worker_behind(faults: FaultHouse, door: Proxy, name: str) -> None:
+    """Start a worker that reaches the state server through a door of its own."""
+    everybody = faults.settings
+    faults.set_section("redis", url=f"redis://{door.address}/0")
+    faults.worker(name)
+    faults.settings = everybody
+
+
+def _only_on_the_old(pair: Pair, ids: list[str]) -> set[str]:
+    """Give the jobs with an intent of a POST that the promoted replica does not know."""
+    there = pair.intents(pair.replica, ids)
+    return {
+        job_id for job_id, intent in pair.intents(pair.primary, ids).items() if there.get(job_id) != intent
+    }
+
+
+def _sent_twice(faults: FaultHouse) -> set[str]:
+    return {group["marker"] for group in faults.ledger()["groups"] if group["accepted"] > 1}
