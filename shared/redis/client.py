@@ -144,6 +144,11 @@ def translated(url: str) -> Iterator[None]:
             f"what answers at {where} is no Redis. Correct DARKROOM_REDIS__URL; rediss:// is for TLS."
         ) from None
     except RedisError as error:
+        if str(error).startswith("NOREPLICAS"):
+            raise StateUnavailable(
+                f"Redis at {where} takes no writes without its replicas (min-replicas-to-write). Nothing was enqueued; "
+                "bring a replica back, or see INFO replication."
+            ) from None
         raise StateUnavailable(
             f"Redis at {where} refuses: {error}. See the server's log, and whether DARKROOM_REDIS__URL is right."
         ) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import redis
+
 from tests.faults.proxy import FAIR, HOST, LOSE_BOTH, Proxy
 from tests.servers import ValkeyProc
 
@@ -85,6 +87,12 @@ class Pair:
             return int(there["master_repl_offset"]) + 1
         return int(there["master_repl_offset"]) - int(here["slave_repl_offset"])
 
+    def demand_replica(self) -> None:
+        """Let the primary take writes only while the replica was heard of within 2 s (it looks once a second)."""
+        with self.primary.client() as client:
+            client.config_set("min-replicas-max-lag", 2)
+            client.config_set("min-replicas-to-write", 1)
+
     def promote(self) -> None:
         """Make the replica the primary, and the server of the house."""
         with self.replica.client() as client:
@@ -94,6 +102,15 @@ class Pair:
     def lead(self, door: Proxy) -> None:
         """Lead new connections through a door to the replica. Those that are open stay where they are."""
         door.lead_to(f"{HOST}:{self.replica.port}")
+
+    def refusal(self) -> str:
+        """Try a write on the primary; give what it says against it, or ""."""
+        with self.primary.client() as client:
+            try:
+                client.set("{darkroom}:probe", 1, px=1)
+            except redis.ResponseError as error:
+                return str(error)
+        return ""
 
     def intents(self, server: ValkeyProc, ids: list[str]) -> dict[str, str]:
         """Give per job the intent of its POST, as this server has it."""

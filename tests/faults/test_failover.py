@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shared.errors import StateUnavailable
 from tests.faults.failover import Pair
 from tests.faults.load import SLOTS, judged, judged_with_a_gap, submits, under_load
 from tests.faults.proxy import HOST, Proxy
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LAG_S = 1.0
 SPLIT_S = 2.0
-GUARDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": "1"}
+REFUSING_S = 4.0
 BOTH = pytest.mark.parametrize(
     "faults", [{}, {"binary": "redis-server"}], ids=["valkey", "redis7"], indirect=True
 )
@@ -91,6 +92,47 @@ def test_two_primaries_for_a_while(faults: FaultHouse) -> None:
         faults.until(
             lambda: faults.settled(5, "after"), 30, "the worker of the old primary works for the new one"
         )
+
+
+@BOTH
+def test_no_replica_no_writes(faults: FaultHouse) -> None:
+    """-NOREPLICAS while the stream is cut: an enqueue is refused, workers wait, and go on when the replica is back."""
+    with Pair(faults) as pair:
+        ids = under_load(faults)
+        pair.demand_replica()
+        pair.cut()
+        faults.until(lambda: pair.refusal().startswith("NOREPLICAS"), 20, "the primary refuses writes")
+        with pytest.raises(StateUnavailable, match="min-replicas-to-write"):
+            faults.darkroom.enqueue_many(faults.requests(3, "refused"), batch="refused", webhook=faults.hook)
+        time.sleep(REFUSING_S)
+        pair.mend()
+        faults.until(lambda: not pair.refusal(), 20, "the primary writes again")
+        judged(faults, f"no replica in touch (-NOREPLICAS) for {REFUSING_S:.0f} s", ids)
+        assert faults.counts() == {"completed": len(ids)}
+
+
+def test_a_primary_that_stops_by_itself(faults: FaultHouse) -> None:
+    """With min-replicas-to-write the old primary ends its side of a split, though a worker still reaches it.
+
+    The replica is promoted after that: what was sent in the two or three seconds before is in doubt, and nothing later.
+    """
+    with Pair(faults) as pair, Proxy(f"{HOST}:{pair.primary.port}") as own_door:
+        faults.lane(max_in_flight=SLOTS)
+        _worker_behind(faults, own_door, "stays")
+        ids = under_load(faults)
+        pair.demand_replica()
+        pair.cut()
+        faults.until(lambda: pair.refusal().startswith("NOREPLICAS"), 20, "the primary refuses writes")
+        doubtful = _only_on_the_old(pair, ids)
+        pair.promote()
+        pair.lead(pair.door)
+        pair.door.reset_all()
+        time.sleep(SPLIT_S)
+        assert _only_on_the_old(pair, ids) - doubtful == set(), "it takes no intent any more"
+        pair.lead(own_door)
+        pair.follow(pair.primary, f"{HOST}:{pair.replica.port}")
+        judged_with_a_gap(faults, "a primary that stops without its replica", ids, len(doubtful))
+        assert _sent_twice(faults) <= {f"b-{ids.index(job_id)}" for job_id in doubtful}
 
 
 def _worker_behind(faults: FaultHouse, door: Proxy, name: str) -> None:
