@@ -23,12 +23,12 @@ RESUME_S: Final = 10.0
 BUSY_MACHINE: Final = 2.0  # promises are of a quiet machine
 
 
-def under_load(faults: FaultHouse) -> list[str]:
+def under_load(faults: FaultHouse, jobs: int = JOBS) -> list[str]:
     """Start two workers on more jobs than they can do at once, and wait until all stages have work."""
     faults.lane(max_in_flight=SLOTS)
     faults.worker("one")
     faults.worker("two")
-    ids = faults.enqueue_for_judgement(JOBS)
+    ids = faults.enqueue_for_judgement(jobs)
     faults.until(lambda: faults.counts().get("completed", 0) >= 2, 60, "work in progress")
     return ids
 

@@ -13,12 +13,13 @@ import pytest
 
 from shared.errors import StateUnavailable
 from tests.faults.failover import Pair
-from tests.faults.load import SLOTS, judged, judged_with_a_gap, submits, under_load
+from tests.faults.load import JOBS, SLOTS, judged, judged_with_a_gap, submits, under_load
 from tests.faults.proxy import HOST, Proxy
 
 if TYPE_CHECKING:
     from tests.faults.campaign import FaultHouse
 
+FEW = 10
 LAG_S = 1.0
 SPLIT_S = 2.0
 REFUSING_S = 4.0
@@ -42,6 +43,19 @@ def test_a_replica_that_has_everything(faults: FaultHouse) -> None:
 
 
 @BOTH
+def test_a_failover_in_order(faults: FaultHouse) -> None:
+    """The server's own FAILOVER under load: both servers change places, no connection ends by it, nothing is lost."""
+    with Pair(faults) as pair:
+        ids = under_load(faults)
+        pair.lead(pair.door)
+        with pair.primary.client() as client:
+            client.execute_command("FAILOVER", "TO", HOST, pair.replica.port, "TIMEOUT", 10_000)
+        faults.until(lambda: pair.refusal().startswith("You can't write"), 15, "the primary is a replica")
+        faults.take_over(pair.replica)
+        judged(faults, "failover to a replica that has everything, in order (FAILOVER)", ids)
+
+
+@BOTH
 def test_a_replica_that_lags(faults: FaultHouse) -> None:
     """The replica lacks a second: POSTs of that second may be sent again, and no others; nothing older is lost."""
     with Pair(faults) as pair:
@@ -52,6 +66,25 @@ def test_a_replica_that_lags(faults: FaultHouse) -> None:
         assert pair.lag_bytes() > 0
         seen = _fail_over(pair)
         judged_with_a_gap(faults, "failover to a replica that lacks 1 s", ids, seen - before)
+
+
+def test_what_was_enqueued_too_late_is_enqueued_again(faults: FaultHouse) -> None:
+    """A producer that repeats the last seconds with the same keys creates what the replica lacks, and only that."""
+    with Pair(faults) as pair:
+        producer = faults.producer()
+        requests = enumerate(faults.requests(2 * FEW, "b"))
+        items = [(request, {"idempotency_key": f"key-{at}"}) for at, request in requests]
+        kept = producer.enqueue_many(items[:FEW], batch="b", webhook=faults.hook, seal=False)
+        faults.until(pair.in_step, 5, "the replica has everything")
+        pair.cut()
+        late = producer.enqueue_many(items[FEW:], batch="b", webhook=faults.hook, seal=False)
+        assert late.enqueued == FEW
+        _fail_over(pair)
+        again = producer.enqueue_many(items, batch="b", webhook=faults.hook)
+        assert (again.enqueued, again.duplicates) == (FEW, FEW)
+        assert again.job_ids[:FEW] == kept.job_ids
+        faults.worker()
+        judged(faults, "enqueue of the lost second, repeated after a failover", again.job_ids)
 
 
 def _fail_over(pair: Pair) -> int:
@@ -84,7 +117,7 @@ def test_two_primaries_for_a_while(faults: FaultHouse) -> None:
         doubtful = _only_on_the_old(pair, ids)
         pair.lead(own_door)
         pair.follow(pair.primary, f"{HOST}:{pair.replica.port}")
-        judged_with_a_gap(faults, "two primaries for 2 s, then one", ids, len(doubtful))
+        judged_with_a_gap(faults, f"failover with two primaries for {SPLIT_S:.0f} s", ids, len(doubtful))
         assert _sent_twice(faults) <= {f"b-{ids.index(job_id)}" for job_id in doubtful}
         for other in faults.workers[1:]:
             other.stop()
@@ -98,13 +131,16 @@ def test_two_primaries_for_a_while(faults: FaultHouse) -> None:
 def test_no_replica_no_writes(faults: FaultHouse) -> None:
     """-NOREPLICAS while the stream is cut: an enqueue is refused, workers wait, and go on when the replica is back."""
     with Pair(faults) as pair:
-        ids = under_load(faults)
+        ids = under_load(faults, 2 * JOBS)
         pair.demand_replica()
         pair.cut()
         faults.until(lambda: pair.refusal().startswith("NOREPLICAS"), 20, "the primary refuses writes")
         with pytest.raises(StateUnavailable, match="min-replicas-to-write"):
             faults.darkroom.enqueue_many(faults.requests(3, "refused"), batch="refused", webhook=faults.hook)
+        with pair.primary.client() as client:
+            assert not client.keys("{darkroom}:*refused*"), "an enqueue is refused whole"
         time.sleep(REFUSING_S)
+        assert not faults.settled(len(ids))
         pair.mend()
         faults.until(lambda: not pair.refusal(), 20, "the primary writes again")
         judged(faults, f"no replica in touch (-NOREPLICAS) for {REFUSING_S:.0f} s", ids)
@@ -119,7 +155,7 @@ def test_a_primary_that_stops_by_itself(faults: FaultHouse) -> None:
     with Pair(faults) as pair, Proxy(f"{HOST}:{pair.primary.port}") as own_door:
         faults.lane(max_in_flight=SLOTS)
         _worker_behind(faults, own_door, "stays")
-        ids = under_load(faults)
+        ids = under_load(faults, 2 * JOBS)
         pair.demand_replica()
         pair.cut()
         faults.until(lambda: pair.refusal().startswith("NOREPLICAS"), 20, "the primary refuses writes")
@@ -131,7 +167,9 @@ def test_a_primary_that_stops_by_itself(faults: FaultHouse) -> None:
         assert _only_on_the_old(pair, ids) - doubtful == set(), "it takes no intent any more"
         pair.lead(own_door)
         pair.follow(pair.primary, f"{HOST}:{pair.replica.port}")
-        judged_with_a_gap(faults, "a primary that stops without its replica", ids, len(doubtful))
+        judged_with_a_gap(
+            faults, "failover from a primary that stops without its replica", ids, len(doubtful)
+        )
         assert _sent_twice(faults) <= {f"b-{ids.index(job_id)}" for job_id in doubtful}
 
 
