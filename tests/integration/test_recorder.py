@@ -258,6 +258,22 @@ async def test_a_failover_loses_nothing(server: ValkeyProc, client: redis.Redis)
     assert touched(client, job_id) == 1
 
 
+async def test_a_primary_without_its_replicas_gets_it(server: ValkeyProc, client: redis.Redis) -> None:
+    """-NOREPLICAS (min-replicas-to-write, and no replica in touch) passes: it is asked until it takes writes."""
+    (job_id,) = enqueued(client, 1)
+    async with recording(server) as recorder:
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            asking = asyncio.create_task(recorder.apply(touch(job_id)))
+            await asyncio.sleep(0.1)
+            assert not asking.done()
+        finally:
+            client.config_set("min-replicas-to-write", 0)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asking is Applied.FIRST
+    assert touched(client, job_id) == 1
+
+
 async def test_patience_ends(
     server: ValkeyProc, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
