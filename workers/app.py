@@ -188,7 +188,7 @@ class Process:
     def start(self) -> None:
         """Start all, each after what it uses. Raises what the runtime's start raises."""
         threading.Thread(target=self._close_when_asked, name="darkroom-closer", daemon=True).start()
-        self._ending.served(self._closed)
+        self._ending.served(self._closed, self.stop_claims)
         closing = self._open.callback
         closing(self._state.close)
         self.events.start()

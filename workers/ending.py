@@ -45,6 +45,7 @@ class Ending:
     def __init__(self, end: Callable[[int], object] = os._exit) -> None:
         self._end = end
         self._drain: threading.Event | None = None
+        self._begin: Callable[[], object] = lambda: None
         self._asked = False
         self.left = self.refused = self.insisted = False
 
@@ -74,9 +75,9 @@ class Ending:
         """End at once: nothing has begun. Celery replaces this handler before anything does."""
         self._end(EXIT_DONE)
 
-    def served(self, drain: threading.Event) -> None:
-        """Say that there is work from now on; `drain` is set when it is drained."""
-        self._drain = drain
+    def served(self, drain: threading.Event, begin: Callable[[], object]) -> None:
+        """Say that there is work from now on: `begin` starts its drain, if that is not done, which ends by `drain`."""
+        self._drain, self._begin = drain, begin
 
     @staticmethod
     def stop_warmly() -> None:
@@ -98,7 +99,8 @@ class Ending:
             return  # it never served: whoever ends it has the code
         try:
             if not self.insisted:
-                self._drain.wait()  # an error in a signal handler may have got Celery here early
+                self._begin()  # an error of Celery's may have got it here without a stop, or early
+                self._drain.wait()
         finally:
             if not self._drain.is_set():
                 self.left = True
