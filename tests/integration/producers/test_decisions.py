@@ -135,10 +135,18 @@ def test_the_audit_names_the_first_of_many(cli: Cli, darkroom: Darkroom) -> None
     ]
 
 
-def test_an_owner_who_cancels_is_not_audited(darkroom: Darkroom) -> None:
-    """A backend that takes its own jobs back is no operator's decision."""
-    darkroom.cancel(darkroom.enqueue(FOX).job_id)
-    assert darkroom.audit() == []
+def test_a_cancel_that_says_by_whom_or_why_is_audited(darkroom: Darkroom) -> None:
+    """`owner` unless named; not one that changes nothing, nor a program that takes its own job back without a word."""
+    first, second, third = darkroom.enqueue_many([FOX] * 3).job_ids
+    darkroom.cancel(third)
+    for _ in range(2):
+        darkroom.cancel(first, why="no longer wanted")
+    darkroom.cancel(second, by="anna", why="typo in the prompt")
+    told = [(each.who, each.what, each.on, each.jobs, each.why) for each in darkroom.audit()]
+    assert told == [
+        ("anna", "cancel", f"job {second}", 1, "typo in the prompt"),
+        ("owner", "cancel", f"job {first}", 1, "no longer wanted"),
+    ]
 
 
 def test_a_freeze_can_be_tried(cli: Cli, darkroom: Darkroom) -> None:
