@@ -33,7 +33,7 @@ from shared.redis.client import check_server, make_client
 from shared.redis.keys import Keys
 from shared.redis.looks import look
 from shared.settings import load_settings
-from workers import celeryconfig, logs, metrics, tasks
+from workers import broker_channel, celeryconfig, logs, metrics, tasks
 from workers.control import install as install_control
 from workers.door import Door
 from workers.ending import EXIT_REFUSED, CutOff, Ending
@@ -103,6 +103,7 @@ def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery
     if settings.door.enabled:
         tasks.open_door(app)
     install_control()
+    broker_channel.install()
     app.steps["worker"].add(_step(plan))
 
     def own(instance: Any, **_: Any) -> None:
