@@ -23,9 +23,8 @@ class WaryChannel(Channel):
     """Redis or Valkey; drops what is no JSON."""
 
     def _brpop_read(self, **options: Any) -> Any:
-        kombus: Any = super()  # whose types do not know it
         try:
-            return kombus._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[misc]  # kombu's types do not know it
         except (ValueError, RecursionError) as error:
             _tell(error)
             return True
