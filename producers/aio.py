@@ -25,7 +25,7 @@ from producers.receipt import BatchReceipt, BatchStatus, ItemReceipt, Receipt
 from producers.waiters import AsyncWaiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
-from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
+from shared.jobs.commands import OWNER, plan_cancel, plan_release, plan_resolve, plan_resubmit
 from shared.jobs.disposition import Disposition
 from shared.jobs.names import check_name
 from shared.jobs.store import AsyncJobStore
@@ -210,9 +210,10 @@ class AsyncDarkroom(AsyncOperating):
 
     # --- change ---
 
-    async def cancel(self, job_id: str, *, by: str | None = None) -> CancelResult:
+    async def cancel(self, job_id: str, *, by: str | None = None, why: str = "") -> CancelResult:
         """As Darkroom.cancel."""
-        before = await self._change(job_id, partial(plan_cancel, by=by or "owner"))
+        note = decision("cancel", which_jobs([job_id]), by or OWNER, why)
+        before = await self._change(job_id, partial(plan_cancel, by=note.who), note=note)
         return CancelResult(cancel_outcome(before), await self.get(job_id))
 
     async def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:

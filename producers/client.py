@@ -23,7 +23,7 @@ from producers.receipt import BatchReceipt, ItemReceipt, Receipt
 from producers.waiters import Waiters
 from shared.errors import BatchNotFound, DarkroomError
 from shared.instants import running_clock
-from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
+from shared.jobs.commands import OWNER, plan_cancel, plan_release, plan_resolve, plan_resubmit
 from shared.jobs.disposition import Disposition
 from shared.jobs.names import check_name
 from shared.jobs.transition import context_json
@@ -199,9 +199,13 @@ class Darkroom(Operating):
 
     # --- change ---
 
-    def cancel(self, job_id: str, *, by: str | None = None) -> CancelResult:
-        """Cancel a job. Raises TransitionRefused for one with an unknown outcome."""
-        before = self._change(job_id, partial(plan_cancel, by=by or "owner"))
+    def cancel(self, job_id: str, *, by: str | None = None, why: str = "") -> CancelResult:
+        """Cancel a job, and note it in the audit: by `owner` unless named. Of many, `cancel_many` makes one entry.
+
+        Raises TransitionRefused for one with an unknown outcome.
+        """
+        note = decision("cancel", which_jobs([job_id]), by or OWNER, why)
+        before = self._change(job_id, partial(plan_cancel, by=note.who), note=note)
         return CancelResult(cancel_outcome(before), self.get(job_id))
 
     def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:

@@ -38,7 +38,7 @@ SAMPLE: Final = 100  # entries of an index whose age is looked at
 MOST_TENANTS: Final = 200  # per model; the heads of their queues are looked at
 MOST_BALANCES: Final = 5000  # fields of the hash of balances, about 3 per tenant
 STUCK_MS: Final = 10_000  # as claims of workers have it
-_SWEPT: Final = ("expiring", "resubmit", "batches", "stalling", "stopping")
+_SWEPT: Final = ("expiring", "resubmit", "batches", "stalling", "stopping", "told")
 _MONEY: Final = ("spent", "held", "doubt")
 
 

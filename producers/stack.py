@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import redis
 
+from producers.flower import plan_start
 from producers.parts import HOST, free_port, listens, own_environment, spawn
 from shared.errors import ConfigurationError
 from shared.redis.keys import Keys
@@ -202,11 +203,14 @@ class Stack:
         return self._python(f"worker{number}", [*celery, "--hostname", f"worker{number}@%h"])
 
     def _start_flower(self) -> None:
+        """Start what `darkroom flower --insecure` starts. The jobs go with the stack, and so does the list of them."""
         port = int(self.urls["flower"].rsplit(":", 1)[1])
-        celery = ["celery", "-A", "workers.app", "flower", f"--address={HOST}", f"--port={port}"]
-        # Its buttons need the API, which is closed without a login unless told so. This one is on loopback only.
-        open_api = {"FLOWER_UNAUTHENTICATED_API": "true"}
-        part = self._python("flower", [*celery, "--max_tasks=50000"], open_api)
+        own = {"address": HOST, "port": port, "insecure": True, "history": "off"}
+        flower = self.settings.flower.model_copy(update=own)
+        start = plan_start(self.settings.model_copy(update={"flower": flower}), (), own_environment())
+        command = [sys.executable, "-m", *start.arguments]
+        part = spawn("flower", command, folder=self.directory, env=start.environment)
+        self.parts.append(part)
         part.wait_until(lambda: listens(port))
 
     def _serves(self, worker: Part) -> bool:

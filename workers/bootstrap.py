@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from shared.errors import ConfigurationError, DarkroomError, StorageError
 from shared.jobs.commands import plan_cancel
 from shared.jobs.lifecycle import JobState
 from shared.jobs.store import AsyncJobStore
+from shared.jobs.transition import AuditNote
 from shared.money.caps import claim_caps
 from shared.redis.client import make_async_client, make_client
 from shared.redis.keys import Keys
@@ -55,6 +57,7 @@ log = structlog.get_logger(__name__)
 
 JOB_PREFIX: Final = "job_"
 CANCEL_WITHIN_S: Final = 10.0
+FLOWER: Final = "flower"  # who cancels by its buttons: it tells nobody's name
 GC_THRESHOLD: Final = 20_000
 
 
@@ -215,10 +218,11 @@ class Runtime:
 
     async def _cancel(self, job_ids: list[str]) -> list[str]:
         cancelled = []
+        plan = partial(plan_cancel, by=FLOWER, tell=False)
         for job_id in job_ids:
             try:
                 job, applied = await self._jobs.change(
-                    job_id, lambda job: plan_cancel(job, by="Flower", tell=False)
+                    job_id, plan, AuditNote(FLOWER, "cancel", f"job {job_id}")
                 )
             except DarkroomError as error:
                 log.warning("cancel_refused", job_id=job_id, cause=type(error).__name__)

@@ -50,6 +50,9 @@ STORE_PROBE_MS: Final = 30_000  # without news of an object store that failed, o
 # The least time without a sign of any worker that means an outage, or a step of the clock.
 GAP_MS: Final = 3000
 GRACE_MS: Final = 5000  # the least that holders of leases get after it
+AHEAD_US: Final = (
+    50_000  # permits are given out so long before their moments: the lateness that costs no permit
+)
 
 
 @dataclass(frozen=True)  # without slots: `request` is kept where cached_property puts it
@@ -66,6 +69,7 @@ class Entry:
     subject: Sequence[Any] = field(default=(), repr=False)
     expired: bool = False
     now_ms: int = 0
+    starts_in_s: float = 0  # from the claim: the moment of its permit
     claimed_at: float = field(default_factory=time.monotonic, repr=False, compare=False)  # monotonic clock
 
     def number(self, name: str) -> int:
@@ -123,6 +127,7 @@ class Claims:
             "k": k,
             "interval_us": interval_us(account.submit_per_s),
             "burst": account.submit_burst,
+            "ahead_us": AHEAD_US,
             "max_posts": account.max_outstanding_posts,
             "max_slots": account.max_in_flight,
             "price_micros": lane.price_micros,
@@ -142,7 +147,17 @@ class Claims:
         next_in, now, reason, *rows = await self._run("claim_submit", question)
         index = f"submit:{lane.name}"
         entries = (
-            _entry(row[0], index, "j", SUBMIT_FIELDS, row[2], now, expired=bool(row[1]), spec=row[3])
+            _entry(
+                row[0],
+                index,
+                "j",
+                SUBMIT_FIELDS,
+                row[2],
+                now,
+                expired=bool(row[1]),
+                spec=row[3],
+                starts_in_s=row[4] / 1e6,
+            )
             for row in rows
         )
         claim = Claim(next_in, reason.decode(), tuple(entries), paced=account.submit_per_s > 0)

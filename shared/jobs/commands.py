@@ -19,11 +19,12 @@ INTENT_FIELDS = ("intent_id", "intent_at", "generation_id", *LEASE_FIELDS)
 # Index of jobs that ended where no worker saw it: the sweep tells Flower. Flower is only a view: no more than that.
 TOLD = "told"
 TELL = ((TOLD, 0),)
+OWNER = "owner"  # who cancels without saying who it is: a program that takes its own job back
 PAUSED = "paused"  # index of jobs that somebody paused one by one
 PAUSE_FIELDS = ("paused_at", "paused_by", "paused_why")
 
 
-def plan_cancel(job: Job, *, by: str = "owner", tell: bool = True) -> Transition | None:
+def plan_cancel(job: Job, *, by: str = OWNER, tell: bool = True) -> Transition | None:
     """Cancel: free before the intent; after it for the owner at once, while accounting stays open. None if ended.
 
     `tell` has the next sweep show the end in Flower, for those that cannot tell it themselves.

@@ -7,15 +7,16 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.e2e.local_stack import CommandProc, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -68,6 +69,25 @@ def test_other_commands_find_it_and_nothing_is_left(terminal: Terminal) -> None:
     assert running.log().splitlines()[-1] == "stopped; all that was started has ended"
     assert len(list((terminal.folder / "images").rglob("[0-9].png"))) == 2
     assert not terminal.dev_file.exists()
+    assert terminal.left_running() == []
+    assert terminal.left_behind() == []
+
+
+def test_its_flower_is_that_of_darkroom_flower(terminal: Terminal) -> None:
+    """On loopback without a login, so that its button cancels; it is not told where the secrets are."""
+    with dev(terminal) as running, httpx.Client(trust_env=False, timeout=30) as http:
+        process = Path(f"/proc/{pid_of(running, 'flower')}")  # [proc(5)]
+        assert b"producers.flower_app" in (process / "cmdline").read_bytes()
+        assert b"darkroom.toml" not in (process / "environ").read_bytes()
+        url = re.search(r"^flower +(\S+) ", running.log(), re.MULTILINE)
+        assert url, running.log()
+        enqueued = terminal.run("enqueue", "--prompt", "a cat", "--not-before", "1h", "--json")
+        (job_id,) = re.findall(r"job_[a-z0-9]{20,}", enqueued.stdout)
+        http.post(f"{url[1]}/api/task/revoke/{job_id}").raise_for_status()
+        until(
+            lambda: f"job {job_id}" in terminal.run("audit", "--by", "flower", "--json").stdout, "cancelled"
+        )
+        assert running.stop() == 0
     assert terminal.left_running() == []
     assert terminal.left_behind() == []
 

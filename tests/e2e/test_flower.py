@@ -164,6 +164,17 @@ def test_a_generating_job_is_started_and_revoke_cancels_it(watched: Watched) -> 
     assert watched.flower.row(job_id)["state"] == "REVOKED"
 
 
+def test_a_cancel_by_flower_is_in_the_audit(watched: Watched) -> None:
+    """Once, however often the button is pressed: by `flower`, which knows no names."""
+    job_id = watched.enqueue(not_before="1h")
+    for _ in range(2):
+        watched.flower.http.post(f"/api/task/revoke/{job_id}").raise_for_status()
+        watched.flower.row_in(job_id, "REVOKED")
+    entries = watched.house.darkroom.audit()
+    noted = [(each.who, each.what, each.jobs) for each in entries if each.on == f"job {job_id}"]
+    assert noted == [("flower", "cancel", 1)]
+
+
 def test_a_job_cancelled_by_its_producer_is_revoked(watched: Watched) -> None:
     """No worker is asked, but the next poll finds it cancelled."""
     job_id = watched.enqueue("[[fault:never]]")
@@ -178,6 +189,13 @@ def test_a_job_cancelled_in_its_queue_is_revoked_with_its_webhook(watched: Watch
     watched.house.darkroom.cancel(job_id)
     row = watched.flower.row_in(job_id, "REVOKED")
     assert (row["name"], row["args"]) == ("generate_image", f"('{job_id}',)")
+
+
+def test_a_job_cancelled_in_its_queue_is_revoked_without_a_webhook(watched: Watched) -> None:
+    """Nobody else waits for its end: the sweep comes for Flower alone."""
+    job_id = watched.enqueue(not_before="1h")
+    watched.house.darkroom.cancel(job_id)
+    watched.flower.row_in(job_id, "REVOKED")
 
 
 def test_a_throttled_job_waits_as_retry_and_completes(watched: Watched) -> None:

@@ -186,12 +186,20 @@ def test_every_metric_on_a_page_is_in_the_table(live: Live) -> None:
     assert stores & works == set()
 
 
+def alerts() -> list[tuple[str, str]]:
+    """Give (name, expression) of every alert."""
+    return re.findall(r"alert: (\w+)\n\s+expr: (.+)", RULES.read_text())
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return found
+
+
 def expressions() -> list[tuple[str, str]]:
     """Give (where, expression) of every alert and every panel."""
-    rules = re.findall(r"alert: (\w+)\n\s+expr: (.+)", RULES.read_text())
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    return rules + [
-        (panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", ())
+    return alerts() + [
+        (panel["title"], target["expr"]) for panel in panels() for target in panel.get("targets", ())
     ]
 
 
@@ -211,6 +219,23 @@ def test_rules_and_dashboard_name_only_metrics_that_are_shown(live: Live) -> Non
     unknown = {where: metrics_in(text) - names for where, text in found if metrics_in(text) - names}
     assert unknown == {}
     assert all(metrics_in(text) or text.startswith("up{") for _, text in found)
+
+
+def test_the_dashboard_shows_what_an_alert_is_about() -> None:
+    """Whoever is called finds each metric of the alert in a panel; no panel has another's place or number."""
+    shown = {
+        name for panel in panels() for each in panel.get("targets", ()) for name in metrics_in(each["expr"])
+    }
+    unseen = {name: metrics_in(text) - shown for name, text in alerts() if metrics_in(text) - shown}
+    assert unseen == {}
+    spots = [
+        (x, y)
+        for spot in (panel["gridPos"] for panel in panels())
+        for x in range(spot["x"], spot["x"] + spot["w"])
+        for y in range(spot["y"], spot["y"] + spot["h"])
+    ]
+    assert len(spots) == len(set(spots))
+    assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
 def test_rules_name_only_labels_that_their_metrics_have(live: Live) -> None:

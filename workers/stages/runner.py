@@ -180,6 +180,8 @@ class StageRunner:
             self._stage.name, entry.kind, entry.id, entry.epoch
         )  # the task is its own: whatever logs in it says so
         try:
+            if entry.starts_in_s:
+                await asyncio.sleep(entry.starts_in_s)  # milliseconds: the claim was early by so much
             await self._stage.handle(entry)
         except asyncio.CancelledError:
             raise

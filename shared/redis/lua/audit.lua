@@ -1,7 +1,7 @@
 -- Fragment: what a person did, kept in the order of the server's clock. Bounded: old entries give way.
 
 -- Gives the entry's id. A command of many calls names its last entry as `earlier`, and the new one replaces it.
--- jobs: how many it concerns; nil if it is not of jobs, or says so itself.
+-- jobs: how many it concerns; nil if it is not of jobs.
 local function audit_note(who, what, subject, why, earlier, jobs)
   if earlier and earlier ~= "" then redis.call("XDEL", K.audit, earlier) end
   local fields = { "at", NOW, "who", who, "what", what, "on", subject, "why", why }

@@ -11,7 +11,8 @@
 --!include grace
 local A = cjson.decode(ARGV[3])
 --!include newer
-local index, rate_key = K.index(A.index), K.lane(A.rate_key)
+local index = K.index(A.index)
+local rate = { key = K.lane(A.rate_key), interval_us = A.interval_us, burst = A.burst, ahead_us = 0 }
 local out, taken = {}, 0
 
 -- Marks an entry whose holder died; returns whether it is a suspect.
@@ -52,7 +53,7 @@ end
 
 if CONTROL[1] == "everything" then return { -1, NOW } end -- the tick asks again
 if A.gap_ms then note_gap(A.gap_ms, A.grace_ms) end
-local permitted, wait = permits_free(rate_key, A.interval_us, A.burst, A.k)
+local permitted, wait = permits_free(rate, A.k)
 if permitted > 0 then
   for _, id in ipairs(redis.call("ZRANGEBYSCORE", index, "-inf", NOW, "LIMIT", 0, A.k)) do
     local key = K.record(A.kind, id)
@@ -71,7 +72,7 @@ if permitted > 0 then
       end
     end
   end
-  if taken > 0 then wait = permits_take(rate_key, A.interval_us, A.burst, taken) end
+  if taken > 0 then wait = permits_take(rate, taken) end
 end
 local first = redis.call("ZRANGE", index, 0, 0, "WITHSCORES")
 local next_in = first[2] and math.max(wait, tonumber(first[2]) - NOW, 0) or -1

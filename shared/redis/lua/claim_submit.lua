@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
 -- Takes up to k queued jobs of a lane's model for which permit, slot and POST place all allow: no job is taken and
--- then made to wait. Also hands over jobs whose holder died in `submitting` (expired = 1), first.
+-- then made to wait, but for the ahead_us until its permit's moment. Also hands over jobs whose holder died in
+-- `submitting` (expired = 1), first.
 -- Atomic because permit, slot, hold, lease and state must change together.
--- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, max_posts,
---   max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields, caps?, mark,
---   schema, gap_ms, grace_ms, store?}; mark: of the store that the worker knows ("lost" if it is not this one);
---   store {lag_ms, probe_ms} of the object store: the longest that copies may be overdue, between jobs that try it
--- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON}
+-- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, ahead_us?,
+--   max_posts, max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields,
+--   caps?, mark, schema, gap_ms, grace_ms, store?}; mark: of the store that the worker knows ("lost" if it is not
+--   this one); store {lag_ms, probe_ms} of the object store: the longest that copies may be overdue, between jobs
+--   that try it
+-- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON,
+--   the moment of its permit in us from now}
 --!include keys
 --!include clock
 --!include permits
@@ -40,7 +43,8 @@ end
 if want > 0 then
   promote()
   local interval_us = paced_us(lane_key, A.interval_us)
-  local permitted, wait = permits_free(lane_key, interval_us, A.burst, want)
+  local rate = { key = lane_key, interval_us = interval_us, burst = A.burst, ahead_us = A.ahead_us or 0 }
+  local permitted, wait = permits_free(rate, want)
   local probing = reason == "probe"
   if permitted == 0 then
     reason = "permits"
@@ -49,7 +53,9 @@ if want > 0 then
     local taken, capped = take_fresh(permitted)
     if capped then reason = "cap" end
     if taken > 0 then
-      wait = permits_take(lane_key, interval_us, A.burst, taken)
+      local moment
+      wait, moment = permits_take(rate, taken)
+      give_moments(taken, moment, interval_us)
       if probes_store then note_store_probe() end
       if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
     end

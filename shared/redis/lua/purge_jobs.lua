@@ -54,5 +54,5 @@ for at = 4, #ARGV do
   end
   results[#results + 1] = result
 end
-if done > A.done then results[1] = audit_note(A.who, "purge", done .. " jobs: " .. A.words, A.why, A.earlier) end
+if done > A.done then results[1] = audit_note(A.who, "purge", "jobs: " .. A.words, A.why, A.earlier, done) end
 return results

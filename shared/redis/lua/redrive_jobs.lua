@@ -61,7 +61,7 @@ for at, t in ipairs(cjson.decode(ARGV[4])) do
 end
 write_tally()
 if done > CTX.done then
-  local paid = again > 0 and string.format(", %d to be paid again (at most %.0f micros)", again, micros) or ""
-  results[1] = audit_note(CTX.who, "redrive", done .. " jobs" .. paid .. ": " .. CTX.words, CTX.why, CTX.earlier)
+  local paid = again > 0 and string.format("; %d to be paid again (at most %.0f micros)", again, micros) or ""
+  results[1] = audit_note(CTX.who, "redrive", "jobs: " .. CTX.words .. paid, CTX.why, CTX.earlier, done)
 end
 return results

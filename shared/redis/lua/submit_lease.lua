@@ -9,7 +9,12 @@ local function hand_over(id, expired, changes)
   values[1] = tostring(tonumber(values[1] or "0") + 1)
   redis.call("HSET", key, "epoch", values[1], "leased", A.worker, unpack(changes))
   redis.call("ZADD", held, NOW + A.lease_ms, id)
-  out[#out + 1] = { id, expired, values, redis.call("GET", K.spec(id)) or "" }
+  out[#out + 1] = { id, expired, values, redis.call("GET", K.spec(id)) or "", 0 }
+end
+
+-- Tells the last `taken` entries when their permits' moments are.
+local function give_moments(taken, first_us, interval_us)
+  for at = 1, taken do out[#out - taken + at][5] = math.max(0, first_us + (at - 1) * interval_us) end
 end
 
 local function take_expired()

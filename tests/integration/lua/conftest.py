@@ -92,7 +92,8 @@ class State:
             "grace_ms": 12_000,
         }  # fmt: skip
         next_in, _now, reason, *rows = self.call("claim_submit", to_json(question | over))
-        return next_in, reason.decode(), [_row(row[0], row[2], SUBMIT_FIELDS, expired=row[1]) for row in rows]
+        entries = [_row(row[0], row[2], SUBMIT_FIELDS, expired=row[1], moment_us=row[4]) for row in rows]
+        return next_in, reason.decode(), entries
 
     def claim_due(self, index: str, k: int = 100, **over: Any) -> tuple[int, list[dict[str, Any]]]:
         delivery = index == "notify"

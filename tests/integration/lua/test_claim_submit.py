@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
+
+import pytest
 
 from shared.jobs.commands import plan_cancel
 from shared.jobs.lifecycle import JobState
@@ -71,6 +74,44 @@ def test_burst_is_refilled_but_never_exceeded(state: State) -> None:
     assert len(state.claim_submit(**rate)[2]) == 3
     state.now_ms += 3_600_000
     assert len(state.claim_submit(**rate)[2]) == 3
+
+
+def test_a_late_claim_costs_the_rate_nothing(state: State) -> None:
+    """Permits are given out 50 ms ahead, each for its own moment: claims that come late leave no moment unused."""
+    state.enqueue(60)
+    started_ms, moments_us = state.now_ms, []
+    for late_ms in (0, 7, 20, 1, 0, 19, 3):
+        state.now_ms += late_ms
+        next_in, _, taken = state.claim_submit(interval_us=5000, burst=1, ahead_us=50_000)
+        moments_us += [1000 * (state.now_ms - started_ms) + entry["moment_us"] for entry in taken]
+        assert next_in == 25
+        state.now_ms += next_in
+    assert moments_us == list(range(0, 5000 * len(moments_us), 5000))
+    assert moments_us[-1] >= 1000 * (state.now_ms - started_ms - 25)
+
+
+def test_a_claim_that_is_too_late_does_not_catch_up(state: State) -> None:
+    """What an absence leaves unused is gone: at no time are permits closer together than the rate allows."""
+    state.enqueue(60)
+    rate = {"interval_us": 5000, "burst": 1, "ahead_us": 50_000}
+    first = [entry["moment_us"] for entry in state.claim_submit(**rate)[2]]
+    assert first == [0, 5000, 10_000, 15_000, 20_000, 25_000, 30_000, 35_000, 40_000, 45_000, 50_000]
+    state.now_ms += 1000
+    assert [entry["moment_us"] for entry in state.claim_submit(**rate)[2]] == first
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+def test_permits_ahead_keep_to_the_rate(state: State, burst: int) -> None:
+    """Whenever claims come, and how many jobs they take: no more permits in any time than its length and the burst."""
+    state.enqueue(150)
+    rng, started_ms, moments_us = random.Random(7), state.now_ms, []
+    for _ in range(60):
+        taken = state.claim_submit(rng.randint(1, 9), interval_us=8000, burst=burst, ahead_us=50_000)[2]
+        moments_us += [1000 * (state.now_ms - started_ms) + entry["moment_us"] for entry in taken]
+        state.now_ms += rng.choice([0, 1, 9, 25, 60])
+    assert len(moments_us) > 60
+    gaps = [later - earlier for earlier, later in zip(moments_us, moments_us[burst:], strict=False)]
+    assert min(gaps) >= 8000
 
 
 def test_outstanding_posts_are_bounded(state: State) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shared.jobs.commands import TOLD, plan_cancel
+from shared.jobs.transition import Applied
 from tests.integration.lua.conftest import LANE, MODEL
 
 if TYPE_CHECKING:
@@ -61,4 +63,16 @@ def test_one_sweeper_at_a_time(state: State) -> None:
     state.enqueue(deadline_at=state.now_ms + 10)
     state.now_ms += 10
     assert look(state, sweep=1)[1] == 1
+    assert look(state, sweep=1)[1] == 0
+
+
+def test_an_end_that_only_flower_waits_for_is_swept(state: State) -> None:
+    """Cancelled in its queue, without deadline, batch or webhook: nothing else would ever bring a sweep."""
+    (job_id,) = state.enqueue()
+    plan = plan_cancel(state.job(job_id))
+    assert plan is not None
+    assert state.apply(plan) == [Applied.FIRST]
+    assert look(state, sweep=1)[1] == 1
+    state.client.zrem(state.keys.index(TOLD), job_id)
+    state.now_ms += 1000
     assert look(state, sweep=1)[1] == 0

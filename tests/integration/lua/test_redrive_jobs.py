@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic_core import from_json, to_json
 
+from shared.jobs.commands import plan_release
 from shared.jobs.lifecycle import JobState
 from shared.jobs.redrive import GUARDED, REDRIVE_FIELDS, Verdict, judge, plan_redrive
 from shared.jobs.schema import SCHEMA
 from shared.jobs.transition import LEASE_FIELDS, Applied, Change, Transition, context_json
-from shared.money.ledger import verify
+from shared.money.ledger import read_entries, verify
 from tests.integration.lua.conftest import LANE, MODEL, PRICE
 
 if TYPE_CHECKING:
@@ -123,6 +124,11 @@ def audits(state: State) -> list[tuple[str, ...]]:
     return [tuple(fields[name].decode() for name in names) for _, fields in rows]
 
 
+def postings(state: State) -> list[tuple[str, int]]:
+    """Give the ledger's entries, oldest first."""
+    return [(entry.kind, entry.micros) for entry in read_entries(state.client, state.keys)]
+
+
 def keys_of(state: State, job_id: str) -> list[str]:
     keys = state.keys
     found = [keys.job(job_id), keys.spec(job_id), keys.detail(job_id), keys.timeline(job_id)]
@@ -187,7 +193,7 @@ def test_what_was_paid_is_only_paid_again_on_an_explicit_word(state: State) -> N
     assert verdict(state, job_id) == Verdict(None, "pay_again", pays_again=True, again_micros=PRICE)
     assert redrive(state, job_id, pay_again=True) == [1]
     assert audits(state) == [
-        ("anna", "redrive", f"1 jobs, 1 to be paid again (at most {PRICE} micros): batch b", "repaired")
+        ("anna", "redrive", f"jobs: batch b; 1 to be paid again (at most {PRICE} micros)", "repaired")
     ]
     generate(state, job_id, "i2", "task_second")
     fail_copy(state, job_id)
@@ -195,6 +201,30 @@ def test_what_was_paid_is_only_paid_again_on_an_explicit_word(state: State) -> N
     assert (job.cost_micros, job.generation_id) == (2 * PRICE, "task_second")
     assert batch(state)["cost_micros"] == str(2 * PRICE)
     assert (state.balances()["CNY|spent:acme"], state.balances()["CNY|held:acme"]) == (2 * PRICE, 0)
+    assert postings(state) == [("hold", PRICE), ("settle", PRICE)] * 2
+    assert verify(state.client, state.keys).adds_up
+
+
+def test_a_released_job_costs_what_its_new_submit_costs(state: State) -> None:
+    """The first hold was given back: if the provider did accept that submit, its id is an orphan, and not charged."""
+    (job_id,) = state.enqueue(batch="b")
+    (entry,) = state.claim_submit()[2]
+    state.intent(entry, "i1")
+    unknown = Change(
+        before=JobState.SUBMITTING, after=JobState.UNKNOWN, leave=(f"submit:{LANE}",), clear=LEASE_FIELDS
+    )
+    assert state.apply(Transition(job_id=job_id, intent_id="i1", changes=(unknown,))) == [Applied.FIRST]
+    release = plan_release(state.job(job_id), by="anna")
+    assert release is not None
+    assert state.apply(release) == [Applied.FIRST]
+    state.now_ms += WAIT_MS
+    assert redrive(state, job_id, pay_again=True) == [1]
+    assert state.accept(job_id, "i1", "task_first") is Applied.ORPHAN
+    generate(state, job_id, "i2", "task_second")
+    fail_copy(state, job_id)
+    assert state.job(job_id).cost_micros == PRICE
+    assert postings(state) == [("hold", PRICE), ("release", PRICE), ("hold", PRICE), ("settle", PRICE)]
+    assert state.client.hkeys(state.keys.orphans) == [b"task_first"]
     assert verify(state.client, state.keys).adds_up
 
 

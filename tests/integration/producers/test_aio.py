@@ -191,8 +191,10 @@ async def test_waits_for_a_batch(client: AsyncDarkroom) -> None:
     ids = (await client.enqueue_many([FOX] * 2, batch="b")).job_ids
     wait = asyncio.create_task(client.wait_batch("b", timeout_s=10, every_s=0.02))
     for job_id in ids:
-        assert (await client.cancel(job_id)).outcome == "free"
+        assert (await client.cancel(job_id, why="typo")).outcome == "free"
     assert (await wait).done == 2
+    told = [(each.who, each.on, each.jobs, each.why) for each in await client.audit()]
+    assert told == [("owner", f"job {job_id}", 1, "typo") for job_id in reversed(ids)]
     with pytest.raises(BatchNotFound):
         await client.wait_batch("nothing")
     with pytest.raises(BatchNotFound):

@@ -161,7 +161,7 @@ def test_dead_deliveries_are_sent_again_under_their_ids(cli: Cli, hooked: State,
     assert after.next_at is not None
     assert hooked.client.pttl(hooked.keys.delivery(after.event_id)) == -1
     assert only(job_deliveries(hooked.settings, other)).state == "disabled"
-    told_of = [(entry.who, entry.what, entry.on, entry.why) for entry in told.audit()]
+    told_of = [(entry.who, entry.what, entry.on, entry.why) for entry in told.audit(what="redrive")]
     assert told_of == [("anna", "redrive", "1 deliveries: endpoint consumer.example", "up")]
     assert cli.json("redrive", other, "--deliveries")["redriven"] == 1
 

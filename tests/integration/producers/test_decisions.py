@@ -135,10 +135,17 @@ def test_the_audit_names_the_first_of_many(cli: Cli, darkroom: Darkroom) -> None
     ]
 
 
-def test_an_owner_who_cancels_is_not_audited(darkroom: Darkroom) -> None:
-    """A backend that takes its own jobs back is no operator's decision."""
-    darkroom.cancel(darkroom.enqueue(FOX).job_id)
-    assert darkroom.audit() == []
+def test_an_owner_who_cancels_is_audited(darkroom: Darkroom) -> None:
+    """A cancel is a decision about money, whoever takes it: `owner` unless named; one that changes nothing is not noted."""
+    first, second = darkroom.enqueue_many([FOX] * 2).job_ids
+    for _ in range(2):
+        darkroom.cancel(first)
+    darkroom.cancel(second, by="anna", why="typo in the prompt")
+    told = [(each.who, each.what, each.on, each.jobs, each.why) for each in darkroom.audit()]
+    assert told == [
+        ("anna", "cancel", f"job {second}", 1, "typo in the prompt"),
+        ("owner", "cancel", f"job {first}", 1, ""),
+    ]
 
 
 def test_a_freeze_can_be_tried(cli: Cli, darkroom: Darkroom) -> None:

@@ -107,8 +107,8 @@ def test_all_that_is_kept_of_a_job_goes_and_the_ledger_stays(
     assert stored.client.xlen(stored.keys.ledger) == entries
     assert verify(stored.client, stored.keys).adds_up
     assert told.batch("b").counts["completed"] == 1
-    told_of = [(entry.who, entry.what, entry.on, entry.why) for entry in told.audit()]
-    assert told_of == [("anna", "purge", f"1 jobs: {job_id}", "asked to")]
+    told_of = [(entry.who, entry.what, entry.on, entry.jobs, entry.why) for entry in told.audit()]
+    assert told_of == [("anna", "purge", f"jobs: {job_id}", 1, "asked to")]
 
 
 def test_images_go_with_the_word(

@@ -81,10 +81,12 @@ def test_a_batch_is_redriven_and_the_ledger_adds_up(
     assert (darkroom.get(refused).state, darkroom.get(copy).state) == ("queued", "storing")
     again = cli.json("redrive", lost, "--pay-again", "--yes", "--as", "anna", "--why", "wanted")
     assert (again["paid_again"], again["again_micros"]) == (1, {"CNY": 200_000})
-    told = [(entry.who, entry.what, entry.on, entry.why) for entry in darkroom.audit()]
+    told = [
+        (entry.who, entry.what, entry.on, entry.jobs, entry.why) for entry in darkroom.audit(what="redrive")
+    ]
     assert told == [
-        ("anna", "redrive", f"1 jobs, 1 to be paid again (at most 200000 micros): {lost}", "wanted"),
-        ("anna", "redrive", "2 jobs: batch b; state failed/unknown", "repaired"),
+        ("anna", "redrive", f"jobs: {lost}; 1 to be paid again (at most 200000 micros)", 1, "wanted"),
+        ("anna", "redrive", "jobs: batch b; state failed/unknown", 2, "repaired"),
     ]
     worker.complete(copy)
     assert sorted(worker.claim(5)) == sorted([refused, lost])
@@ -107,7 +109,8 @@ def test_more_than_a_chunk_goes_back_at_once(state: State, darkroom: Darkroom, w
     )
     assert (report.done, report.refused, len(set(seen))) == (count, 0, count)
     assert darkroom.overview().counts["queued"] == count
-    assert [entry.on for entry in darkroom.audit()] == [f"{count} jobs: state failed/unknown; code refused"]
+    told = [(entry.on, entry.jobs) for entry in darkroom.audit()]
+    assert told == [("jobs: state failed/unknown; code refused", count)]
 
 
 def test_what_is_not_failed_is_refused_by_its_id(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:

@@ -26,5 +26,6 @@ def test_figures_of_both_are_compared_by_their_medians() -> None:
 
 
 def test_a_tree_without_an_environment_is_told_how_to_get_one(tmp_path: Path) -> None:
+    """The error is the command to type."""
     with pytest.raises(FileNotFoundError, match=f"make -C {tmp_path} venv"):
         against.measure("drain", tmp_path, runs=1, jobs=1, say=print)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -149,6 +149,20 @@ async def test_no_more_than_the_places_at_once(limit: int, claim_size: int) -> N
     assert len(bench.stage.done) == 3 * limit + 1
     assert bench.stage.most <= limit
     assert max(k for k, _ in bench.stage.claims) == min(limit, claim_size)
+
+
+async def test_an_early_claim_waits_for_the_moment_of_its_permit() -> None:
+    """It holds its lease and a place meanwhile, and keeps nobody else from working."""
+    bench = Bench(PlayedStage(limit=8))
+    early = replace(entry("early"), starts_in_s=3600)
+    soon = replace(entry("soon"), starts_in_s=0.001)
+    bench.stage.queue.extend([early, soon, entry("now")])
+    await ended(bench.drain())
+    await until(lambda: set(bench.stage.working) == {"soon", "now"})
+    assert bench.held.now == {"early", "soon", "now"}
+    await bench.finish("soon", "now")
+    await bench.runner.close(0)
+    assert (sorted(bench.stage.done), bench.held.now) == (["now", "soon"], set())
 
 
 async def test_a_drain_ends_when_nothing_is_due() -> None:
