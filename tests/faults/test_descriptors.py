@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import resource
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from shared.errors import StateUnavailable
+from tests.descriptors import none_left
 from tests.faults.load import again_and_again, judged, under_load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
     from tests.faults.campaign import FaultHouse
-    from tests.servers import ValkeyProc, WorkerProc
+    from tests.servers import ValkeyProc
 
 OUTAGE_S = 5.0  # longer than three leases
 CPU_SHARE = 0.6  # of one core, while nothing can be done: a worker that spins takes all of it
-NONE_LEFT = 3  # descriptors 0, 1 and 2, which are taken: not one more can be opened
 ENDED_WITHIN_S = 30.0
 
 pytestmark = pytest.mark.timeout(240)
@@ -32,7 +28,7 @@ pytestmark = pytest.mark.timeout(240)
 def test_workers_can_open_nothing(faults: FaultHouse, *, cut: bool) -> None:
     """No socket and no file for 5 s, with or without the connections to the state server that were open before."""
     ids = under_load(faults)
-    with _without_descriptors(faults.workers):
+    with none_left(*(worker.pid for worker in faults.workers)):
         if cut:
             _cut(faults.state)
         used_s = [worker.cpu_s() for worker in faults.workers]
@@ -46,7 +42,7 @@ def test_workers_can_open_nothing(faults: FaultHouse, *, cut: bool) -> None:
 def test_workers_can_open_nothing_and_lose_the_broker(faults: FaultHouse) -> None:
     """Celery ends a worker that cannot reach its broker for want of a descriptor: with an error, so it is restarted."""
     ids = under_load(faults)
-    with _without_descriptors(faults.workers):
+    with none_left(*(worker.pid for worker in faults.workers)):
         _cut(faults.state)
         _cut(faults.broker)
         time.sleep(OUTAGE_S)
@@ -74,21 +70,7 @@ def test_the_server_takes_no_more_connections(faults: FaultHouse) -> None:
                 )
         assert not client.keys("{darkroom}:*refused*"), "an enqueue is refused whole"
         client.config_set("maxclients", 10_000)
-    judged(faults, "state server without room for a connection for 5 s", ids)
-
-
-@contextmanager
-def _without_descriptors(workers: list[WorkerProc]) -> Iterator[None]:
-    """Let these open nothing more while the block runs [prlimit(2)]."""
-    before = {worker.pid: resource.prlimit(worker.pid, resource.RLIMIT_NOFILE) for worker in workers}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (NONE_LEFT, hard))
-    try:
-        yield
-    finally:
-        for worker in workers:
-            if worker.running:
-                resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before[worker.pid])
+    judged(faults, "state server at its maxclients for 5 s", ids)
 
 
 def _cut(server: ValkeyProc) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from producers import AsyncDarkroom, ConfigurationError, Darkroom, StateUnavailable
 from shared.redis.client import make_client, translated
+from tests.descriptors import none_left
 from tests.integration.producers.conftest import FOX
 from tests.servers import ValkeyProc
 
@@ -166,13 +166,8 @@ def test_a_process_without_file_descriptors(state: State, server: ValkeyProc) ->
     with closing(client):
         client.ping()
         client.connection_pool.disconnect()
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        try:
-            with pytest.raises(StateUnavailable) as raised, translated(server.url()):
-                client.ping()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with none_left(), pytest.raises(StateUnavailable) as raised, translated(server.url()):
+            client.ping()
         client.ping()
     assert "ulimit -n" in str(raised.value)
     assert "right" not in str(raised.value), "never a password"
