@@ -212,8 +212,8 @@ class AsyncDarkroom(AsyncOperating):
 
     async def cancel(self, job_id: str, *, by: str | None = None, why: str = "") -> CancelResult:
         """As Darkroom.cancel."""
-        note = decision("cancel", which_jobs([job_id]), by or OWNER, why)
-        before = await self._change(job_id, partial(plan_cancel, by=note.who), note=note)
+        note = decision("cancel", which_jobs([job_id]), by or OWNER, why) if by or why else None
+        before = await self._change(job_id, partial(plan_cancel, by=by or OWNER), note=note)
         return CancelResult(cancel_outcome(before), await self.get(job_id))
 
     async def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:

@@ -200,12 +200,12 @@ class Darkroom(Operating):
     # --- change ---
 
     def cancel(self, job_id: str, *, by: str | None = None, why: str = "") -> CancelResult:
-        """Cancel a job, and note it in the audit: by `owner` unless named. Of many, `cancel_many` makes one entry.
+        """Cancel a job. With `by` or `why` it is somebody's decision, and in the audit; else a program takes its own back.
 
         Raises TransitionRefused for one with an unknown outcome.
         """
-        note = decision("cancel", which_jobs([job_id]), by or OWNER, why)
-        before = self._change(job_id, partial(plan_cancel, by=note.who), note=note)
+        note = decision("cancel", which_jobs([job_id]), by or OWNER, why) if by or why else None
+        before = self._change(job_id, partial(plan_cancel, by=by or OWNER), note=note)
         return CancelResult(cancel_outcome(before), self.get(job_id))
 
     def resolve(self, job_id: str, generation_id: str, *, by: str | None = None, why: str = "") -> Job:

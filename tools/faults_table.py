@@ -19,7 +19,11 @@ KINDS: Final = (
     ("state server emptied (FLUSHALL)", ".*(FLUSHALL|emptied)"),
     ("power loss, `always`", "power loss, appendfsync always"),
     ("power loss, `everysec`, and a torn AOF", "power loss|.*torn"),
-    ("failover to a replica", ".*(replica|failover|promoted)"),
+    (
+        "failover to a replica that has everything; a primary without its replica (-NOREPLICAS)",
+        ".*(replica that has everything|NOREPLICAS|repeated after a failover)",
+    ),
+    ("failover to a replica that lacks writes; two primaries at once", ".*(replica|failover|promoted)"),
     ("clocks of the state server and of workers step", ".*clock"),
     ("file descriptors and clients run out", ".*(descriptors|maxclients|clients)"),
     ("generation id kept on disk: server lost, server and worker lost", ".*(spool|kept on disk)"),

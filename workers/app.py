@@ -6,7 +6,8 @@ another pool end the process with exit code 2 and one line on stderr that says w
 A worker starts by checking the state server; then start the events, the runtime and the pacemaker; then Celery's
 consumer, which may wait for its broker for as long as it likes. At SIGTERM claims stop in the signal handler, and
 a thread of our own drains: the runtime waits for its POSTs in flight, and a little for everything else. Meanwhile
-Celery stops its consumer; should a silent broker hold that up, the process ends without it.
+Celery stops its consumer; should a silent broker hold that up, the process ends without it. The exit code is ours
+(workers.ending).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 import structlog
 from celery import bootsteps, signals
 from celery.concurrency.thread import TaskPool
+from celery.platforms import EX_OK
 
 from shared.broker import HintPublisher, make_app
 from shared.errors import DarkroomError
@@ -34,6 +36,7 @@ from shared.settings import load_settings
 from workers import celeryconfig, logs, metrics, tasks
 from workers.control import install as install_control
 from workers.door import Door
+from workers.ending import EXIT_REFUSED, CutOff, Ending
 from workers.event_loop import EventLoop
 from workers.flower import job_events
 from workers.pacemaker import HINT_TTL_MS, Pacemaker
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-EXIT_REFUSED: Final = 2
 LAST_RESORT_S: Final = 3.0  # beyond every bound of a drain, and within compose's stop_grace_period of 75 s
 LINGER_S: Final = 5.0  # for Celery to end by itself once all is drained
 # Their INFO lines tell of every hint or request.
@@ -90,6 +92,7 @@ class Plan:
 
     settings: Settings
     start: StartRuntime
+    ending: Ending = field(default_factory=Ending)
 
 
 def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery:
@@ -102,10 +105,15 @@ def build_app(settings: Settings, start: StartRuntime = start_runtime) -> Celery
     install_control()
     app.steps["worker"].add(_step(plan))
 
+    def own(instance: Any, **_: Any) -> None:
+        if instance.app is app:
+            plan.ending.own()
+
     def check(sender: Any, **_: Any) -> None:
         if sender.app is app:
             _check_worker(sender, settings)
 
+    signals.celeryd_init.connect(own, weak=False)
     signals.worker_init.connect(check, weak=False)
     set_up = partial(logs.set_up, settings)
     signals.setup_logging.connect(set_up, weak=False, dispatch_uid="darkroom-logging")
@@ -152,9 +160,7 @@ def _check_worker(worker: Any, settings: Settings) -> None:
 class Process:
     """What serves in this process beside Celery: events, event loop, runtime, pacemaker."""
 
-    def __init__(
-        self, plan: Plan, app: Celery, hostname: str, *, end: Callable[[int], object] = os._exit
-    ) -> None:
+    def __init__(self, plan: Plan, app: Celery, hostname: str) -> None:
         self._plan, self._name = plan, f"{hostname}:{os.getpid()}"
         settings = plan.settings
         self._open = ExitStack()
@@ -173,13 +179,16 @@ class Process:
         )
         self.pacemaker = Pacemaker(look_at, self.hints.hint, tick_s=settings.worker.tick_s)
         self.runtime: Runtime | None = None
-        self._asked: SimpleQueue[int] = SimpleQueue()  # its put() may interrupt itself, so signals may use it
+        self._asked: SimpleQueue[None] = (
+            SimpleQueue()
+        )  # its put() may interrupt itself, so signals may use it
         self._stopping, self._closed = False, threading.Event()
-        self._end = end
+        self._ending = plan.ending
 
     def start(self) -> None:
         """Start all, each after what it uses. Raises what the runtime's start raises."""
         threading.Thread(target=self._close_when_asked, name="darkroom-closer", daemon=True).start()
+        self._ending.served(self._closed, self.stop_claims)
         closing = self._open.callback
         closing(self._state.close)
         self.events.start()
@@ -201,8 +210,8 @@ class Process:
             closing(unserve)
         self.pacemaker.start(self.runtime)
         closing(self.pacemaker.stop)
-        signals.worker_shutting_down.connect(self.stop_claims, weak=False)
-        closing(signals.worker_shutting_down.disconnect, self.stop_claims)
+        signals.worker_shutting_down.connect(self._asked_to_end, weak=False)
+        closing(signals.worker_shutting_down.disconnect, self._asked_to_end)
 
     def _counters(self) -> dict[Metric, Callable[[], float]]:
         return {
@@ -212,7 +221,11 @@ class Process:
             metrics.HINTS_DROPPED: lambda: self.hints.failed,
         }
 
-    def stop_claims(self, **_: Any) -> None:
+    def _asked_to_end(self, **_: Any) -> None:
+        self._ending.ask()
+        self.stop_claims()
+
+    def stop_claims(self) -> None:
         """Take no new work and have the rest drained. Runs in the signal handler of SIGTERM: no locks, no I/O."""
         if self._stopping:
             return
@@ -220,45 +233,48 @@ class Process:
         self.pacemaker.halt()
         if self.runtime is not None:
             self.runtime.stop_claims()
-        self._asked.put(0)
+        self._asked.put(None)
 
-    def stop(self, code: int = 0) -> None:
-        """Drain within bounds and close everything in reverse order; returns when that is done.
-
-        `code` is the exit code should Celery then not end by itself.
-        """
-        self._asked.put(code)
+    def stop(self) -> None:
+        """Drain within bounds and close everything in reverse order; returns when that is done."""
         self.stop_claims()
-        self._closed.wait()
+        try:
+            self._closed.wait()
+        except SystemExit:  # Celery's answer to a third Ctrl-C
+            self._ending.insisted = True
+            raise
 
     def _close_when_asked(self) -> None:
         """Close on a thread that does not depend on Celery.
 
         Its consumer stops before any bootstep does, and hangs there for as long as a silent broker does.
         """
-        code = self._asked.get()
+        self._asked.get()
         worker = self._plan.settings.worker
-        last_resort = threading.Timer(
-            worker.submit_timeout_s + worker.shutdown_s + LAST_RESORT_S,
-            self._give_up,
-            ("shutdown_overdue", 1),
-        )
+        within_s = worker.submit_timeout_s + worker.shutdown_s + LAST_RESORT_S
+        last_resort = threading.Timer(within_s, self._overdue)
         last_resort.daemon = True
         last_resort.start()
         try:
             self._open.close()
+        except CutOff as cut:
+            self._ending.left = True
+            log.warning("work_left_behind", members=cut.members, transitions=cut.transitions)
         except Exception:  # Celery must end all the same
+            self._ending.left = True
             log.exception("shutdown_fault")
         finally:
             last_resort.cancel()
             self._closed.set()
         time.sleep(LINGER_S)
-        self._give_up("consumer_cut_off", code)
+        log.warning("consumer_cut_off")
+        self._ending.now()
 
-    def _give_up(self, event: str, code: int) -> None:
+    def _overdue(self) -> None:
         """End the process. What is still leased ends by itself, as after a kill."""
-        log.warning(event)
-        self._end(code)
+        self._ending.left = True
+        log.warning("shutdown_overdue")
+        self._ending.now()
 
     def _spawn(self, stage: str, lane: str) -> None:
         if self.runtime is not None:
@@ -276,13 +292,20 @@ def _step(plan: Plan) -> type[bootsteps.StartStopStep]:
 
         def start(self, parent: Any) -> None:
             self.process = Process(plan, parent.app, parent.hostname)
+            plan.ending.stop_warmly()
             try:
                 self.process.start()
             except DarkroomError as error:
-                self.process.stop(EXIT_REFUSED)
+                plan.ending.refused = True
+                self.process.stop()
                 refuse(error)
+            except BaseException:  # Celery stops no step before the last has started
+                self.process.stop()
+                raise
 
-        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        def stop(self, parent: Any) -> None:
+            if parent.exitcode == EX_OK:  # remote control asks without a signal
+                plan.ending.ask()
             self.process.stop()
 
         def terminate(self, parent: Any) -> None:

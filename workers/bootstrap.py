@@ -26,6 +26,7 @@ from workers.claims import Claims
 from workers.delivery.download import Downloader
 from workers.delivery.egress import Egress, EgressPolicy
 from workers.delivery.webhook import WebhookSender
+from workers.ending import CutOff
 from workers.http import make_client as make_http_client
 from workers.http import make_submit_client
 from workers.installation import Installation
@@ -235,26 +236,30 @@ class Runtime:
         return cancelled
 
     def close(self) -> None:
-        """Finish what may be finished in time, then close everything in reverse order of opening."""
-        self._loop.run(self._close())
+        """Finish what may be finished in time, then close everything in reverse order of opening. Raises CutOff."""
+        members, transitions = self._loop.run(self._close())
         self.leases.stop()
         self._lease_client.close()
+        if members or transitions:
+            raise CutOff(members, transitions)
 
-    async def _close(self) -> None:
+    async def _close(self) -> tuple[int, int]:
+        """Give how many members and transitions had to be cut off."""
         worker = self.settings.worker
         grace = {"submit": worker.submit_timeout_s}
-        await asyncio.gather(
+        members = await asyncio.gather(
             *(runner.close(grace.get(name, worker.shutdown_s)) for name, runner in self._runners.items())
         )
         # The bound of the whole shutdown is submit_timeout_s + shutdown_s: half is left for what comes after.
         await self._installation.stop()
         await self._late_ids.stop()
-        await self._recorder.close(worker.shutdown_s / 2)
+        transitions = await self._recorder.close(worker.shutdown_s / 2)
         self._spool.close()
         await self._presence.stop()
         for client in (self._submit_http, self._http, self._egress):
             await client.aclose()
         await self._client.aclose()
+        return sum(members), transitions
 
 
 def _spare_the_collector() -> None:

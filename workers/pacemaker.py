@@ -29,6 +29,7 @@ Where = tuple[str, str]  # stage, lane
 HINT_TTL_MS: Final = 300
 CONFIRM_S: Final = HINT_TTL_MS / 1000 + 0.02  # just after the hint's flag has run out
 GAP_S: Final = 0.01  # looks closer together than this are one look
+SWEEP_WITHIN_S: Final = 600.0  # what is tidied, and not due at any time, waits for a sweep for no longer
 HUNG_AFTER_S: Final = 60.0  # more than any look can take with the client's timeouts
 
 
@@ -100,7 +101,7 @@ class Pacemaker:
         self._looks: dict[Where, Look] = {}
         self._thread: threading.Thread | None = None
         self._turn = 0
-        self._beat_at = clock()
+        self._beat_at, self._sweep_at = clock(), clock() + SWEEP_WITHIN_S
         self.looks = self.faults = self.restarts = 0
 
     def arm(self, stage: str, lane: str, in_ms: int) -> None:
@@ -152,7 +153,10 @@ class Pacemaker:
         self.looks += 1
         for each in seen:
             self._act(each)
+        if everywhere and now >= self._sweep_at:
+            sweep = True
         if sweep:
+            self._sweep_at = now + SWEEP_WITHIN_S
             self._spawn("sweep", "")
 
     def _act(self, seen: Seen) -> None:

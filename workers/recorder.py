@@ -63,8 +63,8 @@ class Recorder:
         _count(transition, applied)
         return applied
 
-    async def close(self, grace_s: float = RETRY_FOR_S) -> None:
-        """Flush what is pending and wait for it; give up what is not recorded after `grace_s`."""
+    async def close(self, grace_s: float = RETRY_FOR_S) -> int:
+        """Flush what is pending and wait for it; give up what is not recorded after `grace_s`, and give how many."""
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
         self._start_flush()
@@ -75,8 +75,10 @@ class Recorder:
         for flush in late:
             flush.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        given_up = sum(map(len, late.values()))
         if late:
-            log.warning("transitions_given_up", count=sum(map(len, late.values())))
+            log.warning("transitions_given_up", count=given_up)
+        return given_up
 
     def _start_flush(self) -> None:
         if self._timer is not None:

@@ -51,7 +51,7 @@ class Runtime(Protocol):
         """Take no new work, at once. Runs in a signal handler: no locks, no I/O."""
 
     def close(self) -> None:
-        """Wait for work in flight within its bounds, give leases back, close clients."""
+        """Wait for work in flight within its bounds, give leases back, close clients. Raises CutOff at the bounds."""
 
     def cancel_jobs(self, job_ids: list[str]) -> list[str]:
         """Cancel jobs and give the ids that were ours; may take seconds."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -35,10 +37,36 @@ _MAXCLIENTS: Final = "max number of clients reached"  # the library has no class
 _RETRIED: Final = (redis.ConnectionError,)
 
 
+class _Blocking(AbstractConnection):
+    """Ends when its server says READONLY: that was demoted, and the address may lead to another one by now.
+
+    Otherwise it would stay a connection to a replica for as long as both live.
+    """
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)
+        except ReadOnlyError:
+            cast("Any", self).disconnect()  # which the library has not typed
+            raise
+
+
+class _Asyncio(redis.asyncio.connection.AbstractConnection):
+    """The same for asyncio."""
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ReadOnlyError:
+            await self.disconnect(nowait=True)
+            raise
+
+
 def make_client(settings: RedisSettings) -> redis.Redis:
     """Make a blocking client: bounded waits, a bounded pool that is waited for, no retry after a timeout."""
     with _readable(settings.url):
         pool = redis.BlockingConnectionPool.from_url(settings.url, timeout=10, **_options(settings))
+        pool.connection_class = type("Connection", (_Blocking, pool.connection_class), {})
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing; a wrong ?option= is found here
     return redis.Redis.from_pool(pool)
 
@@ -49,6 +77,7 @@ def make_async_client(settings: RedisSettings) -> redis.asyncio.Redis:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             settings.url, timeout=10, **_async_options(settings)
         )
+        pool.connection_class = type("Connection", (_Asyncio, pool.connection_class), {})
         pool.connection_class(**pool.connection_kwargs)
     return redis.asyncio.Redis.from_pool(pool)
 
@@ -115,6 +144,11 @@ def translated(url: str) -> Iterator[None]:
             f"what answers at {where} is no Redis. Correct DARKROOM_REDIS__URL; rediss:// is for TLS."
         ) from None
     except RedisError as error:
+        if str(error).startswith("NOREPLICAS"):
+            raise StateUnavailable(
+                f"Redis at {where} takes no writes without its replicas (min-replicas-to-write). Nothing was enqueued; "
+                "bring a replica back, or see INFO replication."
+            ) from None
         raise StateUnavailable(
             f"Redis at {where} refuses: {error}. See the server's log, and whether DARKROOM_REDIS__URL is right."
         ) from None

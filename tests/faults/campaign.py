@@ -15,7 +15,7 @@ from tests.e2e.conftest import House
 from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
-    from tests.servers import WorkerProc
+    from tests.servers import ValkeyProc, WorkerProc
 
 Part = Literal["state", "broker", "provider", "sink", "s3"]
 
@@ -93,6 +93,13 @@ class FaultHouse(House):
     def join(self, worker: WorkerProc) -> None:
         """Start a worker that is not of these sources."""
         self.workers.append(self._stack.enter_context(worker))
+
+    def take_over(self, server: ValkeyProc) -> None:
+        """Another server has the state from now on: the judge and orders of the test go to it, directly."""
+        self.state = server
+        redis = self.settings.redis.model_copy(update={"url": server.url(0)})
+        direct = self.settings.model_copy(update={"redis": redis})
+        self.darkroom = self._stack.enter_context(Darkroom(direct))
 
     def producer(self) -> Darkroom:
         """Give one more client, with the settings of now: through the proxies there are."""

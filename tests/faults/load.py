@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from shared.money.ledger import verify
+from shared.redis.keys import Keys
 from tests.faults.judge import judge
 from tests.faults.table import note_row
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tests.faults.campaign import FaultHouse
+    from tests.faults.judge import Verdict
 
 JOBS: Final = 40
 SLOTS: Final = 6  # so that the jobs outlast the fault
@@ -21,7 +24,9 @@ RESUME_S: Final = 10.0
 BUSY_MACHINE: Final = 2.0  # promises are of a quiet machine
 
 
-def under_load(faults: FaultHouse, env: Mapping[str, Mapping[str, str]] = MappingProxyType({})) -> list[str]:
+def under_load(
+    faults: FaultHouse, jobs: int = JOBS, env: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+) -> list[str]:
     """Start two workers on more jobs than they can do at once, and wait until all stages have work.
 
     `env` gives environment variables of `one` and `two`.
@@ -29,7 +34,7 @@ def under_load(faults: FaultHouse, env: Mapping[str, Mapping[str, str]] = Mappin
     faults.lane(max_in_flight=SLOTS)
     for name in ("one", "two"):
         faults.worker(name, **env.get(name, {}))
-    ids = faults.enqueue_for_judgement(JOBS)
+    ids = faults.enqueue_for_judgement(jobs)
     faults.until(lambda: faults.counts().get("completed", 0) >= 2, 60, "work in progress")
     return ids
 
@@ -45,6 +50,36 @@ def judged(faults: FaultHouse, fault: str, ids: list[str], *, resume_s: float = 
     assert verdict.failed == 0, verdict
     assert all(worker.running for worker in faults.workers), "no worker ends over it"
     return resumed_s
+
+
+def submits(faults: FaultHouse) -> int:
+    """Count the submits that the provider has seen."""
+    seen: int = faults.ledger()["submits_seen"]
+    return seen
+
+
+def judged_with_a_gap(
+    faults: FaultHouse, fault: str, ids: list[str], in_doubt: int, *, resume_s: float = RESUME_S
+) -> Verdict:
+    """Every promise is kept but for the POSTs `in_doubt`: of those, each may have been sent again.
+
+    What was sent twice runs twice at the provider, so its slots may be passed by as many, and one of the two charges
+    belongs to no job. If the first image was stored already, the second is not put over it: failed(copy_failed).
+    Nothing else is wrong, and the books themselves add up.
+    """
+    resumed_s = faults.resumed(len(ids), resume_s * BUSY_MACHINE)
+    recovered_s = resumed_s + faults.quiet(len(ids))
+    verdict = judge(faults, ids)
+    name = faults.state_binary or "valkey"
+    note_row(f"{fault} ({name})", faults.seed, verdict, recovered_s, resumed_s=resumed_s)
+    again = verdict.double_charged
+    assert again <= in_doubt, verdict
+    assert max(verdict.forgotten, verdict.wrong_bill, verdict.over_limit) <= again, verdict
+    assert max(verdict.failed, verdict.wrong_terminal) <= again, verdict
+    assert not any((verdict.lost, verdict.damaged, verdict.untold, verdict.duplicate_events)), verdict
+    assert verify(faults.state.client(), Keys.of("darkroom")).adds_up
+    assert all(worker.running for worker in faults.workers)
+    return verdict
 
 
 @contextmanager

@@ -74,8 +74,7 @@ class Proxy:
     """Listens on a port of its own while its `with` block lasts, on an event loop in a thread of its own."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.lead_to(target)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._weather, self._special = FAIR, dict[int, Weather]()
@@ -104,6 +103,11 @@ class Proxy:
         else:
             self._special[connection] = weather
         self._loop.call_soon_threadsafe(self._wake)
+
+    def lead_to(self, target: str) -> None:
+        """Lead connections made from now on to another server (HOST:PORT); those that are open stay where they are."""
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
 
     def reset_all(self) -> int:
         """End every connection with RST; give how many there were."""

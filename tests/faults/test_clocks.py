@@ -62,7 +62,7 @@ def test_workers_clocks_differ(faults: FaultHouse, tmp_path: Path) -> None:
     for name, offset_s in (("one", STEP_S), ("two", -STEP_S)):
         (tmp_path / f"clock-of-{name}").mkdir()
         env[name] = WallClock(tmp_path / f"clock-of-{name}", offset_s).environment
-    ids = under_load(faults, env)
+    ids = under_load(faults, env=env)
     judged(faults, "clocks of two workers 10 min apart", ids)
     for worker in faults.workers:
         assert "delivery_attempted" in worker.log(), "both have worked"

@@ -219,6 +219,17 @@ def test_one_connection_may_have_weather_of_its_own(proxy: Proxy) -> None:
         assert _all_of(two) == (b"", ConnectionResetError)
 
 
+def test_it_leads_to_another_server(proxy: Proxy, echo: Echo) -> None:
+    """Connections made from then on reach it; one that is open stays where it is."""
+    with _connect(proxy) as old, closing(Echo()) as other:
+        assert _asked(old) == HELLO
+        proxy.lead_to(other.address)
+        with _connect(proxy) as new:
+            assert _asked(new, b"new") == b"new"
+        assert _asked(old, b"old") == b"old"
+        assert (echo.got, other.got) == (HELLO + b"old", b"new")
+
+
 def test_a_server_that_is_down_resets(proxy: Proxy, echo: Echo) -> None:
     """Nobody behind it: the connection ends at once, maybe before its maker was told that it is made."""
     echo.close()

@@ -258,6 +258,22 @@ async def test_a_failover_loses_nothing(server: ValkeyProc, client: redis.Redis)
     assert touched(client, job_id) == 1
 
 
+async def test_a_primary_without_its_replicas_gets_it(server: ValkeyProc, client: redis.Redis) -> None:
+    """-NOREPLICAS (min-replicas-to-write, and no replica in touch) passes: it is asked until it takes writes."""
+    (job_id,) = enqueued(client, 1)
+    async with recording(server) as recorder:
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            asking = asyncio.create_task(recorder.apply(touch(job_id)))
+            await asyncio.sleep(0.1)
+            assert not asking.done()
+        finally:
+            client.config_set("min-replicas-to-write", 0)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asking is Applied.FIRST
+    assert touched(client, job_id) == 1
+
+
 async def test_patience_ends(
     server: ValkeyProc, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +316,7 @@ async def test_close_gives_up_in_time(
             await asyncio.sleep(0.05)
             with capture_logs() as logs:
                 async with asyncio.timeout(PATIENCE_S):
-                    await recorder.close(0.1)
+                    assert await recorder.close(0.1) == 1
             with pytest.raises(StateUnavailable):
                 await asking
         finally:
@@ -327,7 +343,10 @@ async def test_close_waits_for_a_server_that_comes_back(server: ValkeyProc, clie
 
 @pytest.mark.timeout(180)
 def test_a_worker_ends_orderly_though_its_answers_cannot_be_recorded(tmp_path: Path) -> None:
-    """State gone while POSTs are in flight, then SIGTERM: the process drains within its bounds and ends by itself."""
+    """State gone while POSTs are in flight, then SIGTERM: the process drains within its bounds and ends by itself.
+
+    Its exit code says that something was left behind.
+    """
     with House(tmp_path) as house:
         worker_settings = WorkerSettings(submit_timeout_s=4, shutdown_s=2)
         house.settings = house.settings.model_copy(update={"worker": worker_settings})
@@ -337,7 +356,8 @@ def test_a_worker_ends_orderly_though_its_answers_cannot_be_recorded(tmp_path: P
         house.until(lambda: house.counts() == {"submitting": 3}, 30, "POSTs in flight")
         house.until(lambda: len(house.ledger()["groups"]) == 3, 30, "accepted by the provider")
         house.state.kill()
-        assert worker.stop(within_s=30) == 0
+        assert worker.stop(within_s=30) == 1
         assert "transitions_given_up" in worker.log()
+        assert "work_left_behind" in worker.log()
         assert "shutdown_overdue" not in worker.log()
         house.state.start()

@@ -67,8 +67,8 @@ class StageRunner:
         for woken in self._woken.values():
             woken.set()
 
-    async def close(self, grace_s: float) -> None:
-        """Wait for members; cancel what is left after the grace. Their leases end by themselves."""
+    async def close(self, grace_s: float) -> int:
+        """Wait for members; cancel what is left after the grace, and give how many. Their leases end by themselves."""
         self.stop_claims()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
@@ -81,6 +81,7 @@ class StageRunner:
         await asyncio.gather(*late, return_exceptions=True)
         if late:
             log.warning("members_cut_off", stage=self._stage.name, count=len(late))
+        return len(late)
 
     def tell(self, lane: str, in_ms: int) -> bool:
         """Tell the drain of this lane that work is due in in_ms; False if none runs."""

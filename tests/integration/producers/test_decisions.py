@@ -135,16 +135,17 @@ def test_the_audit_names_the_first_of_many(cli: Cli, darkroom: Darkroom) -> None
     ]
 
 
-def test_an_owner_who_cancels_is_audited(darkroom: Darkroom) -> None:
-    """A cancel is a decision about money, whoever takes it: `owner` unless named; one that changes nothing is not noted."""
-    first, second = darkroom.enqueue_many([FOX] * 2).job_ids
+def test_a_cancel_that_says_by_whom_or_why_is_audited(darkroom: Darkroom) -> None:
+    """`owner` unless named; not one that changes nothing, nor a program that takes its own job back without a word."""
+    first, second, third = darkroom.enqueue_many([FOX] * 3).job_ids
+    darkroom.cancel(third)
     for _ in range(2):
-        darkroom.cancel(first)
+        darkroom.cancel(first, why="no longer wanted")
     darkroom.cancel(second, by="anna", why="typo in the prompt")
     told = [(each.who, each.what, each.on, each.jobs, each.why) for each in darkroom.audit()]
     assert told == [
         ("anna", "cancel", f"job {second}", 1, "typo in the prompt"),
-        ("owner", "cancel", f"job {first}", 1, ""),
+        ("owner", "cancel", f"job {first}", 1, "no longer wanted"),
     ]
 
 

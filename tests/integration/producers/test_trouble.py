@@ -173,6 +173,21 @@ def test_a_process_without_file_descriptors(state: State, server: ValkeyProc) ->
     assert "right" not in str(raised.value), "never a password"
 
 
+@pytest.mark.parametrize("name", ["enqueue", "enqueue_many"])
+def test_a_primary_without_its_replicas_takes_nothing(state: State, server: ValkeyProc, name: str) -> None:
+    """With min-replicas-to-write and no replica in touch it is refused whole, in words; later the same call works."""
+    with server.client() as client, Darkroom(settings_of(state, server.url())) as darkroom:
+        darkroom.now_ms()
+        client.config_set("min-replicas-to-write", 1)
+        with pytest.raises(StateUnavailable, match="replica") as refused:
+            CALLS[name](darkroom)
+        assert "min-replicas-to-write" in str(refused.value)
+        assert "Nothing was enqueued" in str(refused.value)
+        assert client.dbsize() == 0
+        client.config_set("min-replicas-to-write", 0)
+        CALLS[name](darkroom)
+
+
 def test_a_hanging_server_is_given_up(state: State, server: ValkeyProc) -> None:
     """Sockets stay open and nothing answers: the call ends after the socket timeout, and is not repeated."""
     with Darkroom(settings_of(state, server.url(), socket_timeout_s=0.5)) as darkroom:

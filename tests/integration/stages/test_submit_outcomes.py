@@ -11,6 +11,7 @@ import pytest
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
 from tests.integration.stages.conftest import LANE, Answer, accepted, json_answer, raising
+from workers import metrics
 from workers.http import HttpxClient
 
 if TYPE_CHECKING:
@@ -218,3 +219,18 @@ async def test_a_post_that_ends_wakes_nobody_if_there_was_a_place(works: Works) 
     works.enqueue()
     await works.submit(accepted())
     assert ("submit", LANE, 0) not in works.armed
+
+
+async def test_a_claim_that_gets_no_permit_is_counted_with_its_reason(works: Works) -> None:
+    """A lane that a 429 closed turns the next claim away; an empty queue is no refusal."""
+
+    def refused(reason: str) -> float:
+        labels = {"lane": LANE, "reason": reason}
+        return metrics.registry.get_sample_value("darkroom_permits_refused_total", labels) or 0.0
+
+    before = {reason: refused(reason) for reason in ("closed", "idle")}
+    await works.submit(accepted())
+    works.enqueue()
+    await works.submit(error(429, 429))
+    await works.submit(accepted())
+    assert {reason: refused(reason) - count for reason, count in before.items()} == {"closed": 1, "idle": 0}

@@ -20,6 +20,7 @@ from shared.settings import RedisSettings, Settings, WorkerSettings
 from shared.settings_surface import FlowerSettings, LogSettings
 from workers import logs
 from workers.app import Plan, Process, build_app
+from workers.ending import CutOff, Ending
 from workers.tasks import serving
 
 if TYPE_CHECKING:
@@ -254,15 +255,21 @@ def process_of(app: Celery, runtime: Drained) -> tuple[Process, SimpleQueue[int]
     worker = WorkerSettings(submit_timeout_s=0.01, shutdown_s=0.01)
     settings = Settings(redis=redis_settings, worker=worker, flower=FlowerSettings(events=False))
     codes: SimpleQueue[int] = SimpleQueue()
-    process = Process(Plan(settings, runtime.start), app, "celery@here", end=codes.put)
+    process = Process(Plan(settings, runtime.start, Ending(codes.put)), app, "celery@here")
     process.start()
     return process, codes
+
+
+def ask() -> None:
+    """Ask as Celery's handler of SIGTERM does."""
+    signals.worker_shutting_down.send(sender="celery@here", sig="SIGTERM", how="Warm", exitcode=0)
 
 
 def test_a_process_serves_between_start_and_stop(app: Celery, drained: Drained) -> None:
     """The tasks find the runtime while it serves; claims stop before the drain; all that was opened is closed."""
     process, codes = process_of(app, drained)
     assert serving.runtime is drained
+    ask()
     process.stop()
     assert serving.runtime is None
     assert drained.life == ["start", "stop_claims", "close"]
@@ -274,10 +281,30 @@ def test_a_process_serves_between_start_and_stop(app: Celery, drained: Drained) 
 def test_a_signal_drains_without_celerys_help(app: Celery, drained: Drained) -> None:
     """Celery's consumer may hang on a silent broker before it ever comes to the bootsteps."""
     process, codes = process_of(app, drained)
-    signals.worker_shutting_down.send(sender="celery@here", sig="SIGTERM", how="Warm", exitcode=0)
+    ask()
     assert codes.get(timeout=20) == 0
     process.stop()
     assert drained.life == ["start", "stop_claims", "close"]
+
+
+def test_an_end_that_nobody_asked_for_is_a_failure(app: Celery, drained: Drained) -> None:
+    """A fault of Celery's consumer: everything is drained, but a supervisor must start the worker again."""
+    process, codes = process_of(app, drained)
+    process.stop()
+    assert codes.get(timeout=20) == 1
+    assert drained.life == ["start", "stop_claims", "close"]
+
+
+def test_work_that_was_cut_off_is_told(app: Celery, drained: Drained) -> None:
+    """By the exit code, and by a line that counts it."""
+    process, codes = process_of(app, drained)
+    drained.error = CutOff(members=2, transitions=3)
+    ask()
+    with capture_logs() as logged:
+        process.stop()
+    assert codes.get(timeout=20) == 1
+    told = [entry for entry in logged if entry["event"] == "work_left_behind"]
+    assert [(entry["members"], entry["transitions"]) for entry in told] == [(2, 3)]
 
 
 def test_a_drain_that_outlasts_every_bound_is_given_up(
@@ -287,21 +314,21 @@ def test_a_drain_that_outlasts_every_bound_is_given_up(
     monkeypatch.setattr(workers.app, "LAST_RESORT_S", 0.05)
     process, codes = process_of(app, drained)
     drained.go.clear()
-    process.stop_claims()
+    ask()
     assert codes.get(timeout=20) == 1
     assert "close" not in drained.life
     drained.go.set()
     process.stop()
-    assert codes.get(timeout=20) == 0
 
 
 def test_a_fault_while_closing_does_not_keep_the_process(app: Celery, drained: Drained) -> None:
-    """What else was opened is still closed, and the fault is logged."""
+    """What else was opened is still closed, and the fault is told."""
     process, codes = process_of(app, drained)
     drained.error = ValueError("a bug")
+    ask()
     with capture_logs() as logged:
         process.stop()
-    assert codes.get(timeout=20) == 0
+    assert codes.get(timeout=20) == 1
     assert serving.runtime is None
     assert "shutdown_fault" in [entry["event"] for entry in logged]
     assert process.loop.is_stuck(1e9)

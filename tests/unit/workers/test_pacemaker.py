@@ -226,6 +226,14 @@ def test_an_elected_sweep_is_started_here(rig: Rig) -> None:
     assert rig.stages.spawned == [("sweep", "")]
 
 
+def test_a_sweep_comes_now_and_then_though_nothing_waits_for_one(rig: Rig) -> None:
+    """Counters of past days and endpoints of old workers are tidied by sweeps alone: every ten minutes then."""
+    rig.beat()
+    for _ in range(1200):
+        rig.beat(1.0)
+    assert rig.stages.spawned == [("sweep", "")] * 2
+
+
 def test_an_outage_of_the_state_server_is_survived_and_logged_once(rig: Rig) -> None:
     """Every tick tries again; the log says when it began and when it ended."""
     rig.state.error = redis.ConnectionError("down")

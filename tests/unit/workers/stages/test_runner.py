@@ -119,7 +119,7 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def ended(task: asyncio.Task[None]) -> None:
+async def ended(task: asyncio.Task[None] | asyncio.Task[int]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await task
 
@@ -340,6 +340,7 @@ async def test_close_waits_for_members() -> None:
     assert not closing.done()
     await bench.finish("a")
     await ended(closing)
+    assert closing.result() == 0
     assert bench.stage.done == ["a"]
 
 
@@ -350,7 +351,7 @@ async def test_close_cuts_off_what_takes_too_long() -> None:
     await ended(bench.drain())
     await until(lambda: len(bench.stage.working) == 2)
     with capture_logs() as logs:
-        await bench.runner.close(0.01)
+        assert await bench.runner.close(0.01) == 2
     assert (bench.stage.working, bench.stage.done, bench.held.now) == ({}, [], set())
     assert [(line["event"], line["count"]) for line in logs] == [("members_cut_off", 2)]
 
