@@ -29,7 +29,7 @@ class WallClock:
     """The wall clock of one process. Its offset may be changed while the process runs."""
 
     def __init__(self, folder: Path, offset_s: int = 0) -> None:
-        self._library, self._file, self._folder = _library(), folder / "clock", folder
+        self._library, self._file, self._folder = library(), folder / "clock", folder
         self.set(offset_s)
 
     def set(self, offset_s: int) -> None:
@@ -68,9 +68,10 @@ def server_is_off_by_s(faults: FaultHouse) -> float:
     return seconds + micros / 1e6 - time.time()
 
 
-def _library() -> Path:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    mine = [path for path in found if os.uname().machine in path.parts[3]]
+def library(libraries: Path = Path("/usr/lib")) -> Path:
+    """Find libfaketime for this machine. Fails the test, and says what to install, if it is missing."""
+    found = sorted(libraries.glob("*/faketime/libfaketimeMT.so.1"))
+    mine = [path for path in found if os.uname().machine in path.parent.parent.name]
     if not mine:
         pytest.fail(MISSING)
     return mine[0]

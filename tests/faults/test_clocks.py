@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.clocks import WallClock, server_is_off_by_s
+from tests.faults.clocks import WallClock, library, server_is_off_by_s
 from tests.faults.dials import rules, tune
 from tests.faults.load import JOBS, judged, under_load
 
@@ -70,6 +70,12 @@ def test_workers_clocks_differ(faults: FaultHouse, tmp_path: Path) -> None:
     told = faults.sink.get("/received?limit=1000")["deliveries"]
     assert len(told) >= len(ids)
     assert all(abs(each["received_at"] - int(each["webhook_timestamp"])) < CLOSE_S for each in told)
+
+
+def test_a_missing_library_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+    """Never a skip."""
+    with pytest.raises(pytest.fail.Exception, match="apt-get install faketime"):
+        library(tmp_path)
 
 
 def _logged_apart_s(faults: FaultHouse) -> float:
