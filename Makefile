@@ -30,7 +30,7 @@ test: $(DEV_STAMP) ## every test against real servers, nothing skipped
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 faults: $(DEV_STAMP) ## every staged fault, judged by the provider's ledger: minutes; ARGS=--json for the table
-	@tools/debian-packages redis-server=redis-server
+	@tools/debian-packages redis-server=redis-server faketime=faketime
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 soak: $(DEV_STAMP) ## random faults under load, a minute for each of SEEDS (1); SEED=N replays one

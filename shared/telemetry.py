@@ -7,11 +7,16 @@ states and outcomes: sets that settings or the code bound. Never a prompt, a URL
 from __future__ import annotations
 
 import errno
+import socket
+import threading
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from shared.errors import ConfigurationError
 
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 PREFIX: Final = "darkroom_"
+ACCEPT_AGAIN_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +48,44 @@ def family(metric: Metric) -> Family:
     return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
 
 
+class _Server(ThreadingWSGIServer):
+    """Takes a connection when it can; the library's would spin while no file descriptor is left for one that waits."""
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(ACCEPT_AGAIN_S)  # the server's own thread
+            raise
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no request."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
+        """Log nothing."""
+
+
 class MetricsServer:
     """Serves a registry at `/metrics` from threads of its own until closed."""
 
     def __init__(self, registry: CollectorRegistry, address: str, port: int) -> None:
         """Listen; port 0 takes a free one. Raises ConfigurationError if it cannot."""
         try:
-            self._server, self._thread = start_http_server(port, address, registry)
+            self._server = _listen(registry, address, port)
         except OSError as error:
             why = errno.errorcode.get(error.errno or 0, type(error).__name__)
             raise ConfigurationError(
                 f"metrics cannot be served at {address}:{port} ({why}). Choose another address or port."
             ) from None
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="darkroom-metrics", daemon=True
+        )
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -66,3 +98,11 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=2)
+
+
+def _listen(registry: CollectorRegistry, address: str, port: int) -> WSGIServer:
+    """Listen at a name, an IPv4 or an IPv6 address. Raises OSError."""
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family_of, _, _, _, place = found[0]
+    kind = _Server6 if family_of == socket.AF_INET6 else _Server
+    return make_server(str(place[0]), port, make_wsgi_app(registry), kind, handler_class=_Quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from shared.settings import RedisSettings, Settings
 
+_MAXCLIENTS: Final = "max number of clients reached"  # the library has no class for it
 # Once, as a pooled connection may have died while idle; scripts are guarded. Never after a timeout: a caller has
 # waited long enough, and each layer of the library (handshake, command) would wait anew.
 _RETRIED: Final = (redis.ConnectionError,)
@@ -135,10 +137,8 @@ def translated(url: str) -> Iterator[None]:
             f"Redis at {where} does not answer in time. See whether it hangs or another program has its port, or "
             "correct DARKROOM_REDIS__URL."
         ) from None
-    except redis.ConnectionError:
-        raise StateUnavailable(
-            f"no Redis at {where}. Start it (`darkroom dev` runs one), or set DARKROOM_REDIS__URL."
-        ) from None
+    except redis.ConnectionError as error:
+        raise StateUnavailable(_unconnected(where, error)) from None
     except InvalidResponse:
         raise StateUnavailable(
             f"what answers at {where} is no Redis. Correct DARKROOM_REDIS__URL; rediss:// is for TLS."
@@ -152,6 +152,21 @@ def translated(url: str) -> Iterator[None]:
         raise StateUnavailable(
             f"Redis at {where} refuses: {error}. See the server's log, and whether DARKROOM_REDIS__URL is right."
         ) from None
+
+
+def _unconnected(where: str, error: redis.ConnectionError) -> str:
+    """Say why there is no connection: here or there no descriptor is left for it, or nobody listens."""
+    if isinstance(error.__context__, OSError) and error.__context__.errno in (errno.EMFILE, errno.ENFILE):
+        return (
+            f"this process has no file descriptor left to reach Redis at {where}. See what it holds open, or raise its "
+            "limit (ulimit -n)."
+        )
+    if _MAXCLIENTS in str(error):
+        return (
+            f"Redis at {where} takes no more connections (maxclients). See who holds them (CLIENT LIST), or raise "
+            "maxclients and the server's limit of open files."
+        )
+    return f"no Redis at {where}. Start it (`darkroom dev` runs one), or set DARKROOM_REDIS__URL."
 
 
 def _address(url: str) -> str:

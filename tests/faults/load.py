@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from shared.money.ledger import verify
@@ -12,7 +13,7 @@ from tests.faults.judge import judge
 from tests.faults.table import note_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.faults.campaign import FaultHouse
     from tests.faults.judge import Verdict
@@ -23,11 +24,16 @@ RESUME_S: Final = 10.0
 BUSY_MACHINE: Final = 2.0  # promises are of a quiet machine
 
 
-def under_load(faults: FaultHouse, jobs: int = JOBS) -> list[str]:
-    """Start two workers on more jobs than they can do at once, and wait until all stages have work."""
+def under_load(
+    faults: FaultHouse, jobs: int = JOBS, env: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+) -> list[str]:
+    """Start two workers on more jobs than they can do at once, and wait until all stages have work.
+
+    `env` gives environment variables of `one` and `two`.
+    """
     faults.lane(max_in_flight=SLOTS)
-    faults.worker("one")
-    faults.worker("two")
+    for name in ("one", "two"):
+        faults.worker(name, **env.get(name, {}))
     ids = faults.enqueue_for_judgement(jobs)
     faults.until(lambda: faults.counts().get("completed", 0) >= 2, 60, "work in progress")
     return ids

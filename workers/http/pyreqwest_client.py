@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     Take = Callable[[bytes], object]
 
 _NO_CONNECTION = "client error (Connect)"
+_BEFORE_TLS = frozenset({"tcp connect error", "tcp open error"})  # the second: no file descriptor is left
 _BROKE_WHILE_SENDING = "client error (SendRequest)"
 _EAGER_BYTES = (
     64 * 1024
@@ -234,7 +235,7 @@ def _connect_cause(causes: list[str]) -> FailureCause:
         return FailureCause.DNS_FAILED
     if any("deadline has elapsed" in cause or "timed out" in cause for cause in causes):
         return FailureCause.CONNECT_TIMEOUT
-    return FailureCause.CONNECT_FAILED if "tcp connect error" in causes else FailureCause.TLS_FAILED
+    return FailureCause.TLS_FAILED if _BEFORE_TLS.isdisjoint(causes) else FailureCause.CONNECT_FAILED
 
 
 _TELLTALES = (

@@ -44,6 +44,8 @@ if verdict ~= "lost" and schema < A.schema then
 end
 local behind = tonumber(CONTROL[3] or NOW) - NOW
 local step = note_gap(A.gap_ms, A.grace_ms)
+if step == 0 then step = tonumber(CONTROL[8] or "0") end
+if step ~= 0 then redis.call("HDEL", K.control, "untold_gap") end
 if behind > 2000 then
   step = -behind
   step_back(A.lanes, behind)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.http.raw_http_server import Peer, RawServer, closed_port, full_backlog
+from tests.descriptors import none_left
 from workers.http import FailureCause, HttpFailure, HttpRequest, HttpResponse, Sent
 
 if TYPE_CHECKING:
@@ -123,6 +124,22 @@ def test_unknown_name_is_not_sent(flavour: Flavour) -> None:
     """The name does not resolve; `.invalid` never does (RFC 6761)."""
     outcome = post(flavour, "http://darkroom-contract.invalid/")
     assert_failed(outcome, Sent.NOT_SENT, FailureCause.DNS_FAILED)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_socket_that_cannot_be_opened_is_not_sent(flavour: Flavour, scheme: str) -> None:
+    """This process has no file descriptor left: nothing is wrong with TLS."""
+
+    async def run() -> HttpResponse | HttpFailure:
+        client = flavour.make()
+        first = HttpRequest("POST", f"{scheme}://127.0.0.1:{closed_port()}/", (), BODY, 5)
+        await client.send(first)  # what is opened once is open
+        with none_left():
+            outcome = await client.send(first)
+        await client.aclose()
+        return outcome
+
+    assert_failed(flavour.run(run()), Sent.NOT_SENT, FailureCause.CONNECT_FAILED)
 
 
 def test_connect_timeout_is_not_sent(flavour: Flavour) -> None:

@@ -177,6 +177,15 @@ def test_after_a_jump_forward_a_dead_holder_is_still_replaced(state: State) -> N
     assert [each["id"] for each in state.claim_due(POLL)[1]] == [polled]
 
 
+def test_a_jump_that_a_claim_noticed_first_is_told_once(state: State) -> None:
+    """A busy worker claims more often than it looks at the store, and somebody is to hear of the jump all the same."""
+    state.watch(fresh="m1")
+    state.now_ms += HOUR_MS
+    assert state.claim_submit()[2] == []
+    state.now_ms += 500
+    assert [state.watch("m1")[3] for _ in range(2)] == [HOUR_MS, 0]
+
+
 def test_what_waits_without_a_holder_is_due_after_a_jump(state: State) -> None:
     """The grace is for leases alone: a poll that nobody has taken is taken at once."""
     state.watch(fresh="m1")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from producers import AsyncDarkroom, ConfigurationError, Darkroom, StateUnavailable
-from shared.redis.client import translated
+from shared.redis.client import make_client, translated
+from tests.descriptors import none_left
 from tests.integration.producers.conftest import FOX
 from tests.servers import ValkeyProc
 
@@ -143,6 +144,33 @@ def test_a_read_only_replica_is_named(state: State, server: ValkeyProc) -> None:
         client.replicaof("127.0.0.1", "1")
         with pytest.raises(StateUnavailable, match="read-only replica"):
             darkroom.enqueue(FOX)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_server_without_room_for_a_connection(
+    state: State, server: ValkeyProc, call: Callable[[Darkroom], object]
+) -> None:
+    """Maxclients is reached: the server is there, and nobody is sent to start it."""
+    with server.client() as client, Darkroom(settings_of(state, server.url())) as darkroom:
+        client.config_set("maxclients", 1)
+        with pytest.raises(StateUnavailable, match="maxclients"):
+            call(darkroom)
+        assert client.dbsize() == 0
+        client.config_set("maxclients", 100)
+        darkroom.enqueue(FOX)
+
+
+def test_a_process_without_file_descriptors(state: State, server: ValkeyProc) -> None:
+    """The server is not to blame for a socket that cannot be opened here."""
+    client = make_client(settings_of(state, server.url()).redis)
+    with closing(client):
+        client.ping()
+        client.connection_pool.disconnect()
+        with none_left(), pytest.raises(StateUnavailable) as raised, translated(server.url()):
+            client.ping()
+        client.ping()
+    assert "ulimit -n" in str(raised.value)
+    assert "right" not in str(raised.value), "never a password"
 
 
 @pytest.mark.parametrize("name", ["enqueue", "enqueue_many"])
