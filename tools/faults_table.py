@@ -26,7 +26,7 @@ KINDS: Final = (
     ("failover to a replica that lacks writes; two primaries at once", ".*(replica|failover|promoted)"),
     ("clocks of the state server and of workers step", ".*clock"),
     ("file descriptors and clients run out", ".*(descriptors|maxclients|clients)"),
-    ("generation id kept on disk: server lost, server and worker lost", ".*(spool|kept on disk)"),
+    ("generation id kept on disk: server lost, server and worker lost", "server (and worker )?lost between"),
     ("enqueue during an outage, repeated after it", "enqueue while"),
     (
         "network to the state server: lost each way, held, reset, cut, 2 s of latency",
@@ -40,6 +40,10 @@ KINDS: Final = (
     ("SIGTERM in mid-load", "rolling restart|.*SIGTERM"),
     ("worker killed at default settings", "worker killed, default"),
     ("workers killed, paused or exited at every step boundary", r"(submit|poll|store|notify)\.\w+"),
+    (
+        "scenarios of the broken builds, by the true build",
+        "answer of the state server to|answers (of the provider )?lost|first try of each|worker paused before",
+    ),
     ("429, four kinds of Retry-After, and a lane with a rate", "submit: 429"),
     ("5xx storm with 200 queued", "submit: storm"),
     ("account invalid, broke, forbidden", "submit: the account"),
