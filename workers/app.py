@@ -180,9 +180,8 @@ class Process:
         )
         self.pacemaker = Pacemaker(look_at, self.hints.hint, tick_s=settings.worker.tick_s)
         self.runtime: Runtime | None = None
-        self._asked: SimpleQueue[None] = (
-            SimpleQueue()
-        )  # its put() may interrupt itself, so signals may use it
+        # Its put() may interrupt itself, so signals may use it.
+        self._asked: SimpleQueue[None] = SimpleQueue()
         self._stopping, self._closed = False, threading.Event()
         self._ending = plan.ending
 
