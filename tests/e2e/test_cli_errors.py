@@ -447,10 +447,11 @@ WORK: Final = {
 
 @pytest.fixture(scope="module")
 def frozen(place: Place) -> str:
-    """A database with something in it to show."""
+    """A database with something in it to show, which the commands of WORK do not change any more."""
     url = place.guarded.url(3)
     assert place.run(("enqueue", "jobs.jsonl", "--batch", "b"), url).code == 0
     assert place.run(("freeze", "everything", "--why", "a reason"), url).code == 0
+    assert place.run(WORK["pause"], url).code == 0
     return url
 
 

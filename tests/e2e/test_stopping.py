@@ -94,8 +94,8 @@ def test_freezing_everything_stops_store_and_notify(house: House) -> None:
     house.until(lambda: house.sink.get("/summary")["deliveries"] >= 2, 60, "the endpoint was asked")
     assert completed(house, told)
     assert house.darkroom.freeze(Frozen.EVERYTHING, why="a drill") is None
-    blocker.unlink()
     time.sleep(1)  # what was claimed before is finished
+    blocker.unlink()
     before = (house.sink.get("/summary")["deliveries"], house.counts())
     assert house.darkroom.overview().deliveries == 2
     time.sleep(STILL_S)
