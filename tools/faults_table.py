@@ -9,7 +9,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Row = dict[str, Any]
 
@@ -96,7 +99,7 @@ def _cells(label: str, rows: list[Row]) -> list[str]:
     return [label, str(len(rows)), *sums, *("" if s is None else f"{s:.1f} s" for s in longest)]
 
 
-def _line(cells: Any) -> str:
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

@@ -27,7 +27,6 @@ def set_up(
     """Take `signals.setup_logging`. `--loglevel` on the command line wins over `log.level`."""
     level = _level(loglevel if _is_told(sys.argv) else settings.log.level)
     stamp: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         add_claim,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

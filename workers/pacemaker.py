@@ -153,9 +153,7 @@ class Pacemaker:
         self.looks += 1
         for each in seen:
             self._act(each)
-        if everywhere and now >= self._sweep_at:
-            sweep = True
-        if sweep:
+        if sweep or (everywhere and now >= self._sweep_at):
             self._sweep_at = now + SWEEP_WITHIN_S
             self._spawn("sweep", "")
 

@@ -15,6 +15,8 @@ from tests.faults.table import note_row
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import redis
+
     from tests.faults.campaign import FaultHouse
     from tests.faults.judge import Verdict
 
@@ -98,3 +100,9 @@ def again_and_again(hurt: Callable[[], object], every_s: float) -> Iterator[None
     finally:
         stop.set()
         thread.join()
+
+
+def kill_clients(client: redis.Redis) -> None:
+    """End every connection of a server but this one: CLIENT KILL."""
+    for kind in ("normal", "pubsub"):
+        client.client_kill_filter(_type=kind, skipme=True)

@@ -12,12 +12,10 @@ import pytest
 from shared.errors import StateUnavailable
 from tests.descriptors import none_left
 from tests.faults.dials import tune
-from tests.faults.load import again_and_again, judged, under_load
+from tests.faults.load import again_and_again, judged, kill_clients, under_load
 from tests.process import HOST, free_ports
 
 if TYPE_CHECKING:
-    import redis
-
     from tests.faults.campaign import FaultHouse
     from tests.servers import ValkeyProc
 
@@ -74,7 +72,7 @@ def test_the_server_takes_no_more_connections(faults: FaultHouse) -> None:
     ids = under_load(faults)
     with faults.state.client() as client:
         client.config_set("maxclients", 1)
-        with again_and_again(lambda: _kill_clients(client), 0.5):
+        with again_and_again(lambda: kill_clients(client), 0.5):
             time.sleep(OUTAGE_S)
             with pytest.raises(StateUnavailable, match="maxclients"):
                 faults.producer().enqueue_many(
@@ -87,9 +85,4 @@ def test_the_server_takes_no_more_connections(faults: FaultHouse) -> None:
 
 def _cut(server: ValkeyProc) -> None:
     with server.client() as client:
-        _kill_clients(client)
-
-
-def _kill_clients(client: redis.Redis) -> None:
-    for kind in ("normal", "pubsub"):
-        client.client_kill_filter(_type=kind, skipme=True)
+        kill_clients(client)

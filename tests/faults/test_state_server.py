@@ -11,7 +11,7 @@ import redis
 
 from shared.errors import StateUnavailable
 from tests.faults.judge import judge
-from tests.faults.load import JOBS, again_and_again, judged, under_load
+from tests.faults.load import JOBS, again_and_again, judged, kill_clients, under_load
 from tests.faults.table import note_row
 
 if TYPE_CHECKING:
@@ -134,11 +134,6 @@ def test_scripts_forgotten(faults: FaultHouse) -> None:
 def test_clients_killed(faults: FaultHouse) -> None:
     """CLIENT KILL of every connection, twice a second for 2 s."""
     ids = under_load(faults)
-    with faults.state.client() as client, again_and_again(lambda: _kill_clients(client), 0.5):
+    with faults.state.client() as client, again_and_again(lambda: kill_clients(client), 0.5):
         time.sleep(2)
     judged(faults, "connections killed twice a second for 2 s", ids)
-
-
-def _kill_clients(client: redis.Redis) -> None:
-    for kind in ("normal", "pubsub"):
-        client.client_kill_filter(_type=kind, skipme=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from shared.settings import (
 from shared.settings_section import SecretReference
 from shared.settings_surface import LogSettings
 from workers import logs
+from workers.log_context import working_on
 from workers.log_redaction import Redaction, secrets_of
 
 if TYPE_CHECKING:
@@ -161,11 +163,15 @@ def test_a_validation_error_shows_no_input(log: Log) -> None:
     assert "ValidationError" in log()
 
 
-def test_ids_that_are_bound_are_in_every_line(log: Log) -> None:
+def test_ids_of_the_claim_are_in_every_line(log: Log) -> None:
     """Also in those of libraries."""
-    with structlog.contextvars.bound_contextvars(job_id="job_7", epoch=3):
+
+    def work() -> None:
+        working_on("submit", "j", "job_7", 3)
         ours.info("one")
         theirs.warning("two")
+
+    contextvars.copy_context().run(work)
     assert log().count("job_7") == 2
 
 
