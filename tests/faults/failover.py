@@ -111,11 +111,3 @@ class Pair:
             except redis.ResponseError as error:
                 return str(error)
         return ""
-
-    def intents(self, server: ValkeyProc, ids: list[str]) -> dict[str, str]:
-        """Give per job the intent of its POST, as this server has it."""
-        with server.client() as client, client.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hget(f"{{darkroom}}:j:{job_id}", "intent_id")
-            found = pipe.execute()
-        return {job_id: intent.decode() for job_id, intent in zip(ids, found, strict=True) if intent}
