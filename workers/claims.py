@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUBMIT_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "attempts", "requeues", "resubmits", "suspect", "deaths", "intent_id",
-    "on_unknown", "sequential", "model", "created_at", "redriven",
+    "on_unknown", "sequential", "model", "created_at", "redriven", "deadline_at",
 )  # fmt: skip
 JOB_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "intent_id", "generation_id",

@@ -37,7 +37,7 @@ local function step_back(lanes, by)
   for _, field in ipairs({ "store_failing_at", "store_stopped_at", "store_probe_at", "store_probed_at" }) do
     pull_field(K.control, field, by)
   end
-  for _, name in ipairs({ "store", "notify", "batches", "stalling", "stopping", "told" }) do
+  for _, name in ipairs({ "store", "notify", "giving_up", "batches", "stalling", "stopping", "told" }) do
     pull_index(K.index(name), by)
     forget_hint(name, "")
   end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -167,6 +167,34 @@ async def test_cancelled_during_a_refused_post_is_free(works: Works) -> None:
     await works.submit(cancel_then_refuse)
     job = works.job(job_id)
     assert (job.state, job.cost_micros, job.hold_micros, job.accounting_open) == ("cancelled", 0, 0, False)
+    assert works.slots() == 0
+
+
+@pytest.mark.parametrize("status", [400, 429], ids=["refused", "throttled"])
+async def test_a_proof_after_a_cancel_and_a_lost_lease_leaves_nothing_unknown(
+    works: Works, status: int
+) -> None:
+    """Cancelled during its POST, then given up by an heir; the holder wakes with the answer: free, and listed nowhere."""
+    job_id = works.enqueue()
+    unknown = works.state.keys.index("unknown")
+
+    async def cancel_sleep_and_refuse(request: httpx.Request) -> httpx.Response:
+        JobStore(works.state.client, works.state.keys, works.settings.limits).change(job_id, plan_cancel)
+        works.state.client.zadd(works.state.keys.index(f"submit:{LANE}"), {job_id: 1})
+        (taken_over,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await works.submit_stage.handle(taken_over)
+        assert works.state.client.zscore(unknown, job_id) is not None
+        return error(status, status)(request)
+
+    await works.submit(cast("Answer", cancel_sleep_and_refuse))
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, job.accounting_open, job.unknown_cause) == (
+        "cancelled",
+        0,
+        False,
+        None,
+    )
+    assert works.state.client.zscore(unknown, job_id) is None
     assert works.slots() == 0
 
 

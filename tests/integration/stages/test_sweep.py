@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shared.jobs.job import Job
     from shared.jobs.transition import Applied, Transition
     from tests.conftest import State
+    from tests.integration.stages.conftest import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +158,23 @@ async def test_a_deadline_that_passes_during_a_submit_is_not_forgotten(tended: T
     assert (job.state, job.error_code, job.hold_micros) == ("failed", "expired", 0)
 
 
+async def test_a_deadline_is_kept_by_a_job_that_comes_back_from_unknown(tended: Tended) -> None:
+    """Given up by an heir, then proved not executed by its holder: it waits again, and for no longer than it may."""
+    job_id = tended.enqueue(deadline_at=FAR_AWAY_MS)
+    submits = tended.state.keys.index(f"submit:{LANE}")
+
+    async def sleep_and_be_throttled(request: httpx.Request) -> httpx.Response:
+        tended.state.client.zadd(submits, {job_id: 1})
+        (taken_over,) = (await tended.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await tended.submit_stage.handle(taken_over)
+        assert tended.job(job_id).state == "unknown"
+        return json_answer(429, {"error": {"code": 429, "message": "m"}})(request)
+
+    await tended.submit(cast("Answer", sleep_and_be_throttled))
+    assert tended.job(job_id).state == "queued"
+    assert tended.due("expiring") == {job_id: FAR_AWAY_MS}
+
+
 async def test_a_job_that_is_gone_leaves_the_index(tended: Tended) -> None:
     """A record that was removed is not looked for every second, for ever."""
     tended.let_pass("expiring", "job_gone")
@@ -253,6 +271,55 @@ async def test_other_policies_are_not_resubmitted(tended: Tended) -> None:
     """Hold is the default: nothing is armed."""
     await tended.unknown()
     assert tended.due("resubmit") == {}
+
+
+# --- the policy fail
+
+
+async def test_the_policy_fail_survives_its_worker(tended: Tended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker died right after it had recorded the unknown outcome: the sweep fails the job, and keeps its money."""
+    job_id = tended.enqueue(on_unknown="fail", webhook=WEBHOOK)
+    monkeypatch.setattr(tended.submit_stage, "_became_unknown", nothing)  # where it died
+    await tended.submit(raising(httpx.ReadTimeout("t")))
+    assert tended.job(job_id).state == "unknown"
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    job = tended.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", PRICE)
+    assert (job.accounting_open, tended.due("giving_up"), list(tended.due("unknown"))) == (True, {}, [job_id])
+    assert tended.events() == ["image.failed", "image.unknown"]
+    assert tended.told.events[-1] == ("failed", job_id)
+
+
+async def nothing(*_: object) -> None:
+    """What a dead worker does."""
+
+
+async def test_the_policy_fail_holds_for_a_generation_of_another_job(tended: Tended) -> None:
+    """The provider names a generation that another job has: that outcome is unknown, too."""
+    owner = tended.enqueue()
+    await tended.submit(accepted())
+    job_id = tended.enqueue(on_unknown="fail")
+    await tended.submit(accepted())
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    job = tended.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", PRICE)
+    assert tended.job(owner).state == "generating"
+
+
+@pytest.mark.parametrize("policy", ["hold", "fail"])
+async def test_the_policy_fail_leaves_alone_what_is_known_or_to_be_held(tended: Tended, policy: str) -> None:
+    """An entry says look, not fail: the record decides."""
+    job_id = await tended.unknown()
+    if policy == "fail":
+        tended.state.client.hset(
+            tended.state.keys.job(job_id), mapping={"on_unknown": policy, "state": "queued"}
+        )
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    assert tended.job(job_id).state == ("queued" if policy == "fail" else "unknown")
+    assert tended.due("giving_up") == {}
 
 
 # --- batches

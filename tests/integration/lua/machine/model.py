@@ -172,11 +172,11 @@ class Model:
             return FENCED
         place = places[job.state]
         self._release(job)
+        job.unknown = False
         if place == SECOND:
             job.intent, job.accounting = None, False
         else:
             job.move(after)
-            job.unknown = False
             job.intent = None if after == "queued" else job.intent
         self._leave(job, "submit")
         self._drop_lease(job)

@@ -234,7 +234,7 @@ def test_only_deaths_while_alone_count(suspect: int, deaths: int, after: JobStat
 @given(submits)
 def test_the_policy_fail_ends_the_job_and_not_its_accounting(each: Entry) -> None:
     """Failed for its owner; hold, listing and retention wait for the truth."""
-    plan = submit_plans.plan_give_up_unknown(each)
+    plan = submit_plans.plan_give_up_unknown(each.id)
     assert_sound(plan)
     (raw,) = encoded(plan)
     assert (raw["f"], raw["t"], raw["ev"]) == (["unknown"], "failed", "image.failed")
