@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.jobs.commands import INTENT_FIELDS, attach
-from shared.jobs.lifecycle import JobState
+from shared.jobs.lifecycle import TERMINAL, JobState
 from shared.jobs.transition import LEASE_FIELDS, Change, Transition
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def plan_taken(job_id: str, lane: str, intent_id: str, generation_id: str, *, sl
             due_in=(("unknown", 0), (GIVING_UP, 0)) if state is SUBMITTING else (("unknown", 0),),
             keep_slot=(lane, slot_ms),
             intent=(lane, 0),
+            keep=state in TERMINAL,
             note=f"outcome unknown: {cause}",
         )
         for state in (JobState.UNKNOWN, CANCELLED, JobState.FAILED, SUBMITTING)

@@ -2,8 +2,10 @@
 -- CTX: {delivery = initial delivery state, backlog = state that backlog caps count, failed = state that failure caps
 --   count, completed, stalled = event names, retain_batch_ms, stalled_ms}
 
+-- A later batch may have the same name, once this one's time is over: its birth is part of the id.
 local function batch_event(tenant, name, event)
-  local id = "evt_" .. redis.sha1hex(tenant .. ":" .. name .. ":" .. event):sub(1, 26)
+  local born = redis.call("HGET", K.batch(tenant, name), "created_at") or ""
+  local id = "evt_" .. redis.sha1hex(tenant .. ":" .. name .. ":" .. event .. ":" .. born):sub(1, 26)
   delivery_create(id, event, CTX.delivery, tenant, { "batch", name })
 end
 

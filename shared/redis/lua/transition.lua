@@ -37,7 +37,7 @@ local function write_money(t, job, v)
   if v.m[1] == "release" then return money_release(job, t.id) end
   if v.m[1] == "doubt" then return money_doubt(job, t.id) end
   local spent = money_settle(job, t.id, v.m[2])
-  if not job.batch or spent == 0 then return end
+  if not job.batch or spent == 0 or redis.call("EXISTS", K.batch(job.tenant, job.batch)) == 0 then return end
   count(K.batch(job.tenant, job.batch), "cost_micros", spent)
   redis.call("HSETNX", K.batch(job.tenant, job.batch), "currency", job.currency)
 end
@@ -48,13 +48,16 @@ local function write_event(t, job, v)
   delivery_create("evt_" .. t.id:gsub("^job_", "") .. "_" .. nr, v.ev, CTX.delivery, job.tenant, { "job", t.id })
 end
 
+-- ttl 0: it stays, as its bill is open again.
 local function expire(t, job, ttl)
   local keys = { K.record(t.k, t.id) }
   if t.k == "j" then
     keys = { keys[1], K.spec(t.id), K.detail(t.id), K.timeline(t.id) }
     if job.idempotency then keys[5] = K.idempotency(job.tenant, job.idempotency) end
   end
-  for _, key in ipairs(keys) do redis.call("PEXPIRE", key, ttl) end
+  for _, key in ipairs(keys) do
+    if ttl == 0 then redis.call("PERSIST", key) else redis.call("PEXPIRE", key, ttl) end
+  end
 end
 
 local function apply(t, job, v)

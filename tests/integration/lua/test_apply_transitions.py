@@ -191,6 +191,58 @@ def test_ended_record_expires_with_its_idempotency_key(state: State) -> None:
         assert (ttl == -1) == (held.encode() in (owner or b"")), key
 
 
+def test_a_late_id_keeps_its_record_until_the_bill_is_known(state: State) -> None:
+    """A record on its way out stays for as long as its generation is asked about, then goes in its time."""
+    job_id = unknown(state, idempotency_key="k1")
+    release = plan_release(state.job(job_id), by="me")
+    assert release is not None
+    state.apply(release)
+    keys = list(state.client.scan_iter(f"{state.keys.prefix}[jrxti]:*"))
+    assert len(keys) >= 4
+    assert all(state.client.pttl(key) > 0 for key in keys)
+    assert state.accept(job_id) is Applied.FOURTH
+    assert [key for key in keys if state.client.pttl(key) != -1] == []
+    (polled,) = state.claim_due(f"poll:{LANE}")[1]
+    closing = Change(
+        before=JobState.FAILED, after=JobState.FAILED, settle_micros=PRICE, leave=(f"poll:{LANE}",),
+        close_accounting=True,
+    )  # fmt: skip
+    state.apply(Transition(job_id=job_id, epoch=int(polled["epoch"]), changes=(closing,)))
+    assert all(state.client.pttl(key) > 0 for key in keys)
+
+
+def test_a_bill_that_outlives_its_batch_leaves_no_trace_of_it(state: State) -> None:
+    """The batch's time was over: what is settled after it counts for the job, and for no batch of that name to come."""
+    entry = state.generating(batch="b1")
+    cancel = plan_cancel(state.job(entry["id"]))
+    assert cancel is not None
+    state.apply(cancel)
+    state.call("close_batch", _context(state), "acme", "b1", "seal")
+    batch = state.keys.batch("acme", "b1")
+    assert state.client.pttl(batch) > 0
+    state.client.delete(batch, state.keys.batch_jobs("acme", "b1"))
+    closing = Change(
+        before=JobState.CANCELLED, after=JobState.CANCELLED, settle_micros=PRICE, leave=(f"poll:{LANE}",),
+        free_slot=LANE, close_accounting=True,
+    )  # fmt: skip
+    plan = Transition(job_id=entry["id"], epoch=int(entry["epoch"]), changes=(closing,))
+    assert state.apply(plan) == [Applied.FIRST]
+    assert state.balances()["CNY|spent:acme"] == PRICE
+    assert state.client.exists(batch) == 0
+
+
+def test_a_batch_that_has_the_name_of_an_older_one_is_told_under_an_id_of_its_own(state: State) -> None:
+    """Whoever remembers ids must not take the end of tonight's batch for that of last month's."""
+    for _ in range(2):
+        entry = state.generating(batch="nightly", webhook="http://sink.test/")
+        state.apply(completed(entry["id"], int(entry["epoch"])))
+        state.call("close_batch", _context(state), "acme", "nightly", "seal")
+        state.client.delete(state.keys.batch("acme", "nightly"), state.keys.batch_jobs("acme", "nightly"))
+        state.now_ms += 86_400_000
+    told = [state.client.hget(key, "event") for key in state.client.scan_iter(state.keys.delivery("*"))]
+    assert told.count(b"batch.completed") == 2
+
+
 def _context(state: State) -> bytes:
     from shared.jobs.transition import context_json
 
