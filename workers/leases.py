@@ -80,7 +80,10 @@ class Leases:
                 log.exception("leases_not_renewed", reason=type(error).__name__, held=len(self._held))
 
     def renew(self) -> list[str]:
-        """Renew all in one call; forget and return the ids that another holder has."""
+        """Renew all in one call; forget and return the ids that another holder has.
+
+        A job that went on to its next stage here may be held twice for a moment: then only the older lease is lost.
+        """
         with self._lock:
             held = list(self._held.items())
         if not held:
@@ -88,9 +91,9 @@ class Leases:
         args = [part for (index, entry_id), (kind, epoch) in held for part in (index, kind, entry_id, epoch)]
         lost = run(self._client, "renew_leases", self._keys.prefix, int(self._settings.lease_s * 1000), *args)
         gone = {entry_id.decode() for entry_id in lost}
-        for key, lease in held:
-            if key[1] in gone:
-                self._forget(key, lease)
+        for entry_id in gone:
+            oldest = min((each for each in held if each[0][1] == entry_id), key=lambda each: each[1][1])
+            self._forget(*oldest)
         if gone:
             log.warning("leases_lost", count=len(gone))
         return sorted(gone)

@@ -51,8 +51,19 @@ class Sweep:
         self._wait_ms = resubmit_wait_ms(settings.worker)
         self._stopped = StoppedBatches(client, keys, jobs, settings.limits, shop)
         self._usage_day = self._tidied_at = 0
+        self._running = False
 
     async def run(self) -> None:
+        """Sweep once; not beside a sweep of this process that is not done yet, as with a slow server they would pile up."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            await self._run()
+        finally:
+            self._running = False
+
+    async def _run(self) -> None:
         seconds, micros = await self._client.time()
         now_ms = seconds * 1000 + micros // 1000
         await self._jobs_due("expiring", now_ms, plan_expire)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -226,6 +227,40 @@ async def test_what_keeps_changing_is_tried_again(tended: Tended, index: str) ->
     assert job_id in tended.due(index)
     await tended.sweep.run()
     assert (tended.job(job_id).state, tended.due(index)) == (after, {})
+
+
+class Slow:
+    """Jobs on a state server that takes its time: each change waits for the test."""
+
+    def __init__(self, jobs: AsyncJobStore) -> None:
+        self._jobs, self.asked = jobs, 0
+        self.waits, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def change(
+        self, job_id: str, plan: Callable[[Job], Transition | None]
+    ) -> tuple[Job, Applied | None]:
+        self.asked += 1
+        self.waits.set()
+        await self.answers.wait()
+        return await self._jobs.change(job_id, plan)
+
+
+async def test_sweeps_of_one_process_do_not_pile_up(tended: Tended) -> None:
+    """One is wanted every second, however long each takes: what asks while one runs leaves the work to it."""
+    ids = tended.enqueue_batch("b", 3, webhook="", deadline_at=FAR_AWAY_MS)
+    for job_id in ids:
+        tended.let_pass("expiring", job_id)
+    tended.sweep._jobs = slow = Slow(tended.sweep._jobs)  # type: ignore[assignment]  # stands in for it
+    first = asyncio.create_task(tended.sweep.run())
+    await slow.waits.wait()
+    slow.waits.clear()
+    second = asyncio.create_task(tended.sweep.run())
+    await asyncio.wait({second, asyncio.create_task(slow.waits.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    slow.answers.set()
+    await asyncio.gather(first, second)
+    assert (slow.asked, tended.due("expiring")) == (len(ids), {})
+    await tended.sweep.run()
+    assert slow.asked == len(ids)
 
 
 # --- the policy resubmit_once
