@@ -50,8 +50,8 @@ if want > 0 then
     reason = "permits"
     soonest(wait)
   else
-    local taken, capped = take_fresh(permitted)
-    if capped then reason = "cap" end
+    local taken, stop = take_fresh(permitted)
+    if stop == "account" or stop == "tenant" then reason = "cap" end
     if taken > 0 then
       local moment
       wait, moment = permits_take(rate, taken)
@@ -59,7 +59,7 @@ if want > 0 then
       if probes_store then note_store_probe() end
       if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
     end
-    if redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end
+    if stop ~= "account" and redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end
   end
   first_due(K.index("later:" .. A.model))
   first_due(parked_index(A.model))
