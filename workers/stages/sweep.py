@@ -72,7 +72,7 @@ class Sweep:
         await self._batches_due("batches", now_ms, "seal")
         await self._batches_due("stalling", now_ms, "stall")
         for member in await self._due(INDEX, now_ms):
-            await self._stopped.end(member, now_ms)
+            await self._end_stopped(member, now_ms)
         await self._forget_usage(now_ms)
         await self._tidy_endpoints(now_ms)
         await self._tell_ends(now_ms)
@@ -98,6 +98,13 @@ class Sweep:
         await run_async(
             self._client, "tidy_endpoints", self._keys.prefix, DeliveryState.PENDING.value, *bounds
         )
+
+    async def _end_stopped(self, member: str, now_ms: int) -> None:
+        """Go on with a batch that stopped; one with a job that we cannot read is left to workers of its version."""
+        try:
+            await self._stopped.end(member, now_ms)
+        except DarkroomError as error:
+            log.warning("sweep_skipped", batch=member, index=INDEX, cause=type(error).__name__)
 
     def _resubmit(self, job: Job, now_ms: int) -> Transition | None:
         if job.state is not JobState.UNKNOWN:

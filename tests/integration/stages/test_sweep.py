@@ -15,11 +15,13 @@ from producers.selection import Selection
 from shared.errors import TransitionRefused
 from shared.jobs.commands import plan_release
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
+from shared.jobs.schema import SCHEMA
 from shared.jobs.store import AsyncJobStore, JobStore
 from shared.redis.looks import Look, look
 from shared.redis.scripts import run
 from tests.integration.stages.conftest import LANE, Works, accepted, json_answer, raising
 from workers.stages.stage import Shop
+from workers.stages.stopping import AGAIN_MS, SELDOM_MS
 from workers.stages.sweep import AT_ONCE, Sweep
 
 if TYPE_CHECKING:
@@ -59,6 +61,16 @@ class Tended(Works):
         header = header_json("acme", name, webhook, self.settings.limits)
         assert run(self.state.client, "enqueue_jobs", self.state.keys.prefix, header, *args) == [0] * count
         return ids
+
+    def now_ms(self) -> int:
+        seconds, micros = self.state.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def submit_first(self, answer: Answer) -> None:
+        """Submit the job whose turn it is."""
+        self.answer = answer
+        (entry,) = (await self.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await self.submit_stage.handle(entry)
 
     def due(self, index: str) -> dict[str, float]:
         """What waits in an index, and until when."""
@@ -520,3 +532,49 @@ async def test_a_job_put_back_is_told_of_while_it_waits(tended: Tended) -> None:
     await tended.sweep.run()
     assert tended.told.events == [("retried", job_id)]
     assert tended.due("told") == {}
+
+
+# --- batches that reached a cap of their own
+
+
+async def test_a_stopped_batch_is_gone_through_seldom_while_only_a_person_can_end_it(tended: Tended) -> None:
+    """What may come back in a second is looked for every second; an unknown outcome may take days, and be one of 100,000."""
+    unknown, posting, queued = tended.enqueue_batch("b", 3, webhook="")
+    await tended.submit_first(raising(httpx.ReadTimeout("t")))
+    (claimed,) = (await tended.submit_stage.claim(LANE, 1, suspects=True)).entries
+    assert claimed.id == posting
+    tended.state.client.hset(tended.state.keys.batch("acme", "b"), "stopped", "max_cost")
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.job(queued).state == "cancelled"
+    assert tended.due("stopping")["acme:b"] - tended.now_ms() <= AGAIN_MS
+    tended.answer = json_answer(400, {"error": {"code": 400, "message": "no"}})
+    await tended.submit_stage.handle(claimed)
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.due("stopping")["acme:b"] - tended.now_ms() > SELDOM_MS / 2
+    release = plan_release(tended.job(unknown), by="ops")
+    assert release is not None
+    await tended.recorder.apply(release)
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.due("stopping") == {}
+    assert "completed_at" in tended.batch("b")
+
+
+async def test_a_batch_of_a_later_version_does_not_end_the_sweep(tended: Tended) -> None:
+    """A job that this process cannot read is for others; whatever else is due is done."""
+    (newer,), (queued,) = tended.enqueue_batch("a", webhook=""), tended.enqueue_batch("b", webhook="")
+    tended.state.client.hset(tended.state.keys.job(newer), "v", SCHEMA + 1)
+    for name in "ab":
+        tended.state.client.hset(tended.state.keys.batch("acme", name), "stopped", "max_cost")
+        tended.let_pass("stopping", f"acme:{name}")
+    await tended.sweep.run()
+    assert tended.job(queued).state == "cancelled"
+    assert (
+        tended.state.client.hget(tended.state.keys.job(newer), "state"),
+        "acme:a" in tended.due("stopping"),
+    ) == (
+        b"queued",
+        True,
+    )
