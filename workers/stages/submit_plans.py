@@ -109,7 +109,12 @@ def plan_requeue(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(again, _nothing_owed(lane), _found_out(again, entry.number("deadline_at"))),
+        changes=(
+            again,
+            _nothing_owed(lane),
+            _found_out(again, entry.number("deadline_at")),
+            _nothing_owed_after_all(lane),
+        ),
         lane_note=lane_note,
     )
 
@@ -135,7 +140,7 @@ def plan_failed(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(failed, _nothing_owed(lane), _found_out(failed)),
+        changes=(failed, _nothing_owed(lane), _found_out(failed), _nothing_owed_after_all(lane)),
         lane_note=lane_note,
     )
 
@@ -245,10 +250,15 @@ def _nothing_owed(lane: Lane) -> Change:
         before=CANCELLED,
         after=CANCELLED,
         clear=(*INTENT_FIELDS, "accounting", "unknown_cause"),
-        leave=(f"submit:{lane.name}", "unknown"),
+        leave=(f"submit:{lane.name}", f"poll:{lane.name}", "unknown"),
         free_slot=lane.name,
         release=True,
         intent=(lane.name, 0),
         close_accounting=True,
         note="nothing was executed, free",
     )
+
+
+def _nothing_owed_after_all(lane: Lane) -> Change:
+    """Make the same of a job that the policy `fail` ended meanwhile."""
+    return replace(_nothing_owed(lane), before=JobState.FAILED, after=JobState.FAILED, if_open=True)
