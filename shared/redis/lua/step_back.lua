@@ -30,7 +30,9 @@ local function step_back(lanes, by)
     pull_index(K.slots(lane), by)
     pull_index(K.index("later:" .. model), by, "not_before_at")
     pull_index(K.index("parked:" .. model), by)
-    for _, field in ipairs({ "closed_until", "probe_at", "capped_until" }) do pull_field(K.lane(lane), field, by) end
+    for _, field in ipairs({ "closed_until", "probe_at", "capped_until", "pace_at" }) do
+      pull_field(K.lane(lane), field, by)
+    end
     forget_hint("submit", lane)
     forget_hint("poll", lane)
   end
