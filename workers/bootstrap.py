@@ -126,7 +126,12 @@ class Runtime:
         self._installation = Installation(self._client, self.keys, settings, self.worker, self.lanes.values())
         await self._installation.begin()
         claims = Claims(
-            self._client, self.keys, settings.worker, self.worker, lambda: self._installation.mark
+            self._client,
+            self.keys,
+            settings.worker,
+            self.worker,
+            lambda: self._installation.mark,
+            stores=settings.storage.enabled,
         )
         shop = Shop(self._recorder, claims, self.events, self.arm)
         self._spool = Spool(self._spool_folder())

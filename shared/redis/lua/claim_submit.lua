@@ -6,8 +6,8 @@
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, ahead_us?,
 --   max_posts, max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields,
 --   caps?, mark, schema, gap_ms, grace_ms, store?}; mark: of the store that the worker knows ("lost" if it is not
---   this one); store {lag_ms, probe_ms} of the object store: the longest that copies may be overdue, between jobs
---   that try it
+--   this one); store {lag_ms, probe_ms} of the object store, absent if there is none: the longest that copies may be
+--   overdue, between jobs that try it
 -- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON,
 --   the moment of its permit in us from now}
 --!include keys
