@@ -8,6 +8,8 @@ from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_r
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from tests.integration.lua.conftest import LANE, PRICE
+from tests.integration.lua.machine.plans import delivered, entry_of
+from workers.stages.submit_plans import plan_accepted_late
 
 if TYPE_CHECKING:
     from tests.integration.lua.conftest import State
@@ -189,6 +191,62 @@ def test_ended_record_expires_with_its_idempotency_key(state: State) -> None:
         ttl = state.client.pttl(key)
         owner = state.client.get(key) if b":i:" in key else key
         assert (ttl == -1) == (held.encode() in (owner or b"")), key
+
+
+def settled(state: State, job_id: str) -> Transition:
+    """The end of the accounting of a job that has ended, once its generation is done."""
+    (polled,) = state.claim_due(f"poll:{LANE}")[1]
+    assert polled["id"] == job_id
+    entry = entry_of(polled, f"poll:{LANE}", state.now_ms)
+    return delivered(entry, 1)
+
+
+def released(state: State, job_id: str) -> Transition:
+    plan = plan_release(state.job(job_id), by="ops")
+    assert plan is not None
+    return plan
+
+
+def test_a_late_generation_stops_the_retention_of_its_job(state: State) -> None:
+    """Attached a day before the record goes, it is still polled and charged after that day; then retention begins anew."""
+    job_id = unknown(state, idempotency_key="k1")
+    keys = [state.keys.job(job_id), state.keys.spec(job_id), state.keys.timeline(job_id)]
+    keys += [key.decode() for key in state.client.scan_iter(f"{state.keys.prefix}i:*")]
+    assert len(keys) == 4
+    for plan, forever in (
+        (released(state, job_id), False),
+        (plan_accepted_late(job_id, LANE, "i1", "task_late"), True),
+    ):
+        assert state.apply(plan)[0] >= Applied.FIRST
+        assert {state.client.pttl(key) == -1 for key in keys} == {forever}
+    assert state.apply(settled(state, job_id)) == [Applied.FIRST]
+    assert {state.client.pttl(key) == -1 for key in keys} == {False}
+    assert state.balances()["CNY|spent:acme"] == PRICE
+
+
+def test_a_batch_is_kept_while_money_is_held_for_it(state: State) -> None:
+    """Its jobs have ended, one with an open bill: else that hold would be given back to the next batch of its name."""
+    job_id = unknown(state, batch="b1")
+    gave_up = Change(before=JobState.UNKNOWN, after=JobState.FAILED, keep=True, fields={"accounting": "open"})
+    assert state.apply(Transition(job_id=job_id, changes=(gave_up,))) == [Applied.FIRST]
+    assert state.call("close_batch", _context(state), "acme", "b1", "seal") == 1
+    kept = (state.keys.batch("acme", "b1"), state.keys.batch_jobs("acme", "b1"))
+    assert state.client.hget(kept[0], "completed_at")
+    assert [state.client.pttl(key) for key in kept] == [-1, -1]
+    assert state.apply(released(state, job_id)) == [Applied.FIRST]
+    assert all(0 < state.client.pttl(key) <= state.limits.retain_batches_s * 1000 for key in kept)
+    assert state.client.hget(kept[0], "held_micros") == b"0"
+
+
+def test_a_batch_that_has_expired_does_not_come_back(state: State) -> None:
+    """What is charged for one of its jobs afterwards leaves no record of it."""
+    job_id = unknown(state, batch="b1")
+    assert state.apply(released(state, job_id)) == [Applied.FIRST]
+    state.client.delete(state.keys.batch("acme", "b1"), state.keys.batch_jobs("acme", "b1"))
+    assert state.apply(plan_accepted_late(job_id, LANE, "i1", "task_late")) == [Applied.THIRD]
+    assert state.apply(settled(state, job_id)) == [Applied.FIRST]
+    assert state.balances()["CNY|spent:acme"] == PRICE
+    assert not state.client.exists(state.keys.batch("acme", "b1"))
 
 
 def _context(state: State) -> bytes:
