@@ -104,7 +104,7 @@ def plan_requeue(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(again, _nothing_owed(lane), _found_out(again)),
+        changes=(again, *_nothing_owed(lane), _found_out(again)),
         lane_note=lane_note,
     )
 
@@ -130,7 +130,7 @@ def plan_failed(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(failed, _nothing_owed(lane), _found_out(failed)),
+        changes=(failed, *_nothing_owed(lane), _found_out(failed)),
         lane_note=lane_note,
     )
 
@@ -206,7 +206,7 @@ def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int 
         note="its worker died before the submit",
     )
     return Transition(
-        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)), without_intent=True
+        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)[0]), without_intent=True
     )
 
 
@@ -225,16 +225,24 @@ def _found_out(change: Change) -> Change:
     )
 
 
-def _nothing_owed(lane: Lane) -> Change:
-    """Close the accounting of a job cancelled during a POST that came to nothing."""
-    return Change(
+def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
+    """Close the accounting of a job that was cancelled, or given up by its policy, during a POST that came to nothing."""
+    cancelled = Change(
         before=CANCELLED,
         after=CANCELLED,
-        clear=(*INTENT_FIELDS, "accounting"),
-        leave=(f"submit:{lane.name}",),
+        clear=(*INTENT_FIELDS, "accounting", "unknown_cause"),
+        leave=(f"submit:{lane.name}", f"poll:{lane.name}", "unknown"),
         free_slot=lane.name,
         release=True,
         intent=(lane.name, 0),
         close_accounting=True,
         note="nothing was executed, free",
     )
+    # Its intent stays: the same answer, sent twice, finds it failed already.
+    failed = replace(
+        cancelled,
+        before=JobState.FAILED,
+        after=JobState.FAILED,
+        clear=(*LEASE_FIELDS, "accounting", "unknown_cause"),
+    )
+    return cancelled, failed

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from tests.integration.lua.conftest import LANE, PRICE
-from tests.integration.lua.machine.plans import delivered, entry_of
-from workers.stages.submit_plans import plan_accepted_late
+from tests.integration.lua.machine.plans import delivered, entry_of, lost, not_sent, refused
+from workers.stages.submit_plans import plan_accepted_late, plan_give_up_unknown
 
 if TYPE_CHECKING:
     from tests.integration.lua.conftest import State
@@ -247,6 +249,32 @@ def test_a_batch_that_has_expired_does_not_come_back(state: State) -> None:
     assert state.apply(settled(state, job_id)) == [Applied.FIRST]
     assert state.balances()["CNY|spent:acme"] == PRICE
     assert not state.client.exists(state.keys.batch("acme", "b1"))
+
+
+@pytest.mark.parametrize("ended_by", ["cancel", "policy"])
+@pytest.mark.parametrize("answer", ["refused", "not sent"])
+def test_an_answer_that_comes_after_all_closes_the_bill(state: State, ended_by: str, answer: str) -> None:
+    """Given up as unknown while its holder slept, and ended: the holder knows that nothing was executed."""
+    (job_id,) = state.enqueue()
+    (row,) = state.claim_submit()[2]
+    entry = entry_of(row, f"submit:{LANE}", state.now_ms)
+    state.intent(row)
+    if ended_by == "cancel":
+        cancel = plan_cancel(state.job(job_id), by="me")
+        assert cancel is not None
+        assert state.apply(cancel) == [Applied.FIRST]
+    assert state.apply(lost(entry, None))[0] >= Applied.FIRST
+    if ended_by == "policy":
+        assert state.apply(plan_give_up_unknown(entry)) == [Applied.FIRST]
+    assert state.client.zrange(state.keys.index("unknown"), 0, -1) == [job_id.encode()]
+    ended = state.job(job_id).state
+    late = refused(entry, "i1") if answer == "refused" else not_sent(entry, "i1", 100)
+    assert state.apply(late)[0] >= Applied.FIRST
+    job = state.job(job_id)
+    assert (job.state, job.hold_micros, job.unknown_cause, job.accounting_open) == (ended, 0, None, False)
+    assert state.client.zcard(state.keys.index("unknown")) == 0
+    assert state.client.zcard(state.keys.slots(LANE)) == 0
+    assert state.client.pttl(state.keys.job(job_id)) > 0
 
 
 def _context(state: State) -> bytes:
