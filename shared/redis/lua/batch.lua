@@ -54,6 +54,15 @@ local function batch_move(job, before, after, park, done, images)
   if done == 1 or park ~= 0 then batch_touch(job) end
 end
 
+-- What one of its jobs cost. Billed in a second currency, its sum is of none: "".
+local function batch_cost(job, micros)
+  if not job.batch or micros == 0 then return end
+  local key = K.batch(job.tenant, job.batch)
+  count(key, "cost_micros", micros)
+  local known = redis.call("HGET", key, "currency")
+  if known ~= job.currency then redis.call("HSET", key, "currency", known and "" or job.currency) end
+end
+
 local function batch_check_touched()
   for _, batch in pairs(touched) do batch_check(batch[1], batch[2]) end
 end

@@ -37,10 +37,7 @@ local function write_money(t, job, v)
   if job.batch and not v.t then batch_touch(job) end -- a bill that was open after the job's end
   if v.m[1] == "release" then return money_release(job, t.id) end
   if v.m[1] == "doubt" then return money_doubt(job, t.id) end
-  local spent = money_settle(job, t.id, v.m[2])
-  if not job.batch or spent == 0 then return end
-  count(K.batch(job.tenant, job.batch), "cost_micros", spent)
-  redis.call("HSETNX", K.batch(job.tenant, job.batch), "currency", job.currency)
+  batch_cost(job, money_settle(job, t.id, v.m[2]))
 end
 
 local function write_event(t, job, v)

@@ -11,6 +11,8 @@ from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from tests.integration.lua.conftest import LANE, PRICE
 from tests.integration.lua.machine.plans import delivered, entry_of, lost, not_sent, refused
+from workers.claims import Entry
+from workers.stages.notify_events import batch_event
 from workers.stages.submit_plans import plan_accepted_late, plan_give_up_unknown
 
 if TYPE_CHECKING:
@@ -249,6 +251,25 @@ def test_a_batch_that_has_expired_does_not_come_back(state: State) -> None:
     assert state.apply(settled(state, job_id)) == [Applied.FIRST]
     assert state.balances()["CNY|spent:acme"] == PRICE
     assert not state.client.exists(state.keys.batch("acme", "b1"))
+
+
+def test_a_batch_of_several_currencies_has_none(state: State) -> None:
+    """A sum of yuan and dollars is of neither: the event says null, whatever was billed first."""
+    entry = Entry("evt_1", "notify", "d", 1, {"event": "batch.completed", "batch": "b1", "tenant": "acme"})
+    told = []
+    for lane in ({"currency": "CNY"}, {"currency": "USD", "price_micros": 30_000}, {"currency": "CNY"}):
+        (job_id,) = state.enqueue(batch="b1")
+        (row,) = state.claim_submit(**lane)[2]
+        done = Change(
+            before=JobState.SUBMITTING, after=JobState.FAILED, settle_micros=int(row["n"]) * 1000, leave=(f"submit:{LANE}",),
+        )  # fmt: skip
+        assert state.apply(Transition(job_id=job_id, epoch=int(row["epoch"]), changes=(done,))) == [
+            Applied.FIRST
+        ]
+        record: Any = state.client.hgetall(state.keys.batch("acme", "b1"))
+        batch = {name.decode(): value.decode() for name, value in record.items()}
+        told.append(batch_event(entry, batch).data.currency)
+    assert told == ["CNY", None, None]
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "policy"])
