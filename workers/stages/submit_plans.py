@@ -232,6 +232,7 @@ def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
         after=CANCELLED,
         clear=(*INTENT_FIELDS, "accounting", "unknown_cause"),
         leave=(f"submit:{lane.name}", f"poll:{lane.name}", "unknown"),
+        bump={"epoch": 1},  # who polls a generation that was attached by mistake is not to bring it back
         free_slot=lane.name,
         release=True,
         intent=(lane.name, 0),

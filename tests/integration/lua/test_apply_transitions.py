@@ -10,7 +10,7 @@ from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_r
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from tests.integration.lua.conftest import LANE, PRICE
-from tests.integration.lua.machine.plans import delivered, entry_of, lost, not_sent, refused
+from tests.integration.lua.machine.plans import delivered, entry_of, lost, not_sent, refused, snoozed
 from workers.claims import Entry
 from workers.stages.notify_events import batch_event
 from workers.stages.submit_plans import plan_accepted_late, plan_give_up_unknown
@@ -296,6 +296,24 @@ def test_an_answer_that_comes_after_all_closes_the_bill(state: State, ended_by: 
     assert state.client.zcard(state.keys.index("unknown")) == 0
     assert state.client.zcard(state.keys.slots(LANE)) == 0
     assert state.client.pttl(state.keys.job(job_id)) > 0
+
+
+def test_a_closed_bill_is_not_polled_on(state: State) -> None:
+    """Resolved by hand to a generation that was somebody's guess: who polls it just then must not bring it back."""
+    (job_id,) = state.enqueue()
+    (row,) = state.claim_submit()[2]
+    entry = entry_of(row, f"submit:{LANE}", state.now_ms)
+    state.intent(row)
+    assert state.apply(lost(entry, None)) == [Applied.FIRST]
+    assert state.apply(plan_give_up_unknown(entry)) == [Applied.FIRST]
+    guess = plan_resolve(state.job(job_id), "task_x", by="me")
+    assert guess is not None
+    assert state.apply(guess) == [Applied.FIRST]
+    (polled,) = state.claim_due(f"poll:{LANE}")[1]
+    assert state.apply(refused(entry, "i1")) == [Applied.THIRD]
+    assert state.apply(snoozed(entry_of(polled, f"poll:{LANE}", state.now_ms), 100)) == [Applied.FENCED]
+    assert state.client.zcard(state.keys.index(f"poll:{LANE}")) == 0
+    assert state.balances()["CNY|held:acme"] == 0
 
 
 def _context(state: State) -> bytes:
