@@ -11,7 +11,7 @@ import structlog
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.quota.poll_schedule import is_given_up, is_long_sequential, next_delay_s
-from shared.retry import clamp_retry_after
+from shared.retry import LEAST_WAIT_S, clamp_retry_after
 from workers import crash_points, metrics
 from workers.providers.outcomes import (
     Missing,
@@ -91,7 +91,8 @@ class PollStage:
             case Missing():
                 return self._missing(entry, lane)
             case PollThrottled():
-                asked = clamp_retry_after(outcome.retry_after_s, self._settings.retry.retry_after_cap_s)
+                cap_s = self._settings.retry.retry_after_cap_s
+                asked = clamp_retry_after(outcome.retry_after_s, cap_s, LEAST_WAIT_S)
                 delay_s = THROTTLED_S * (0.5 + random.random()) if asked is None else asked  # noqa: S311
                 return plans.plan_snooze(entry, lane, int(delay_s * 1000))
             case PollBlocked():

@@ -109,6 +109,16 @@ async def test_not_done_is_a_snooze(works: Works, answer: Any) -> None:
     assert works.slots() == 1
 
 
+async def test_polls_too_fast_are_no_loop(works: Works) -> None:
+    """Not even if the provider says that no wait is needed: every answer would be followed by a question."""
+    job_id = await generating(works)
+    await works.poll(json_answer(429, {}, **{"Retry-After": "0"}))
+    seconds, micros = works.state.client.time()
+    due = works.state.client.zscore(works.state.keys.index("poll:main/wan2.7-image"), job_id)
+    assert due is not None
+    assert due - (seconds * 1000 + micros // 1000) > 800
+
+
 async def age(works: Works, job_id: str, seconds: float) -> None:
     """Let the submit have been so long ago."""
     job = works.job(job_id)

@@ -118,6 +118,31 @@ async def test_retry_after_closes_the_lane_and_is_clamped(works: Works) -> None:
     assert 290_000 < left_ms <= 300_000
 
 
+NO_WAIT = {"0": "0", "a moment": "0.001", "passed": "Thu, 01 Jan 2026 00:00:00 GMT"}
+DATE = "Thu, 01 Jan 2026 00:01:00 GMT"
+
+
+@pytest.mark.parametrize("wait", NO_WAIT.values(), ids=NO_WAIT)
+async def test_a_wish_for_no_wait_is_no_loop(works: Works, wait: str) -> None:
+    """A lane without a rate would ask as fast as the answers come."""
+    works.enqueue()
+    await works.submit(error(429, 429, **{"Retry-After": wait, "Date": DATE}))
+    claim = await works.submit_stage.claim(LANE, 10, suspects=False)
+    assert (claim.entries, claim.reason) == ((), "closed")
+    assert 800 < claim.next_in_ms <= 1000
+
+
+@pytest.mark.parametrize("wait", NO_WAIT.values(), ids=NO_WAIT)
+async def test_a_wish_for_no_wait_does_not_burn_the_attempts(works: Works, wait: str) -> None:
+    """They are counted: all of them would be gone within a second of missing capacity."""
+    job_id = works.enqueue()
+    await works.submit(error(503, "get_channel_failed", **{"Retry-After": wait, "Date": DATE}))
+    seconds, micros = works.state.client.time()
+    due = works.state.client.zscore(works.state.keys.index("later:wan2.7-image"), job_id)
+    assert due is not None
+    assert due - (seconds * 1000 + micros // 1000) > 800
+
+
 async def test_not_executed_is_bounded(works: Works) -> None:
     """A provider that never has capacity is asked submit_attempts times, then the job fails, free."""
     job_id = works.enqueue()
