@@ -5,6 +5,7 @@ A submit is billed, so everything hangs on one question: can it have been accept
     no answer              not sent only if the port has proved it (unsendable if it took no such request at all);
                            else ambiguous
     2xx with an id         accepted, whatever else the answer says
+    an id at any other     ambiguous: what went wrong went wrong after it was made
     2xx without            judged by the code inside, as if it were the status; without a telling one ambiguous
     a code that tells      not executed, billing, throttling, content: before the status, since the gateway dresses
                            them up (capacity as 400 or 500, an empty purse as 429)
@@ -14,9 +15,10 @@ A submit is billed, so everything hangs on one question: can it have been accept
 Decisions that are ours:
 
 - A 503 is ambiguous without a not-executed code: a proxy says 503 also after it has passed the request on.
-- 500 is a refusal if it says `build_request_failed` or "invalid" [observed: a bad size as 500], except in the words
-  of a server that could not read *its* upstream's answer ("invalid character '<' looking for ..."): that request was
-  passed on.
+- 500 is a refusal if it says `build_request_failed` or "invalid" [observed: a bad size as 500]. Not under a code that
+  names another step, such as `insert_task_failed`, which comes after the generation was made [seen in code: forks of
+  new-api], nor in the words of a server that could not read *its* upstream's answer or write its database ("invalid
+  character '<' looking for ...", "invalid connection"): that request was passed on.
 - Any 409 is ambiguous, and so is a clash of idempotency keys. `idempotency_in_progress` means that a copy of this
   very POST is under way (our key is new for each), and nobody re-sends.
 - 301, 307, 308 block the lane: they say that the resource is elsewhere, not that something was done. 302 and 303 are
@@ -150,10 +152,12 @@ _POLL_BLOCKS: Final = frozenset(
     {BlockCause.INVALID_API_KEY, BlockCause.PAYMENT_REQUIRED, BlockCause.FORBIDDEN, BlockCause.BILLING}
 )
 _NO_ROUTE: Final = re.compile(r"invalid url \((get|post) |plain http request was sent to https port")
-# How a server reports that it could not digest an answer of its upstream, or that it fell over midway.
+# How a server reports that it could not digest an answer of its upstream, store it, or that it fell over midway.
 _PASSED_ON: Final = re.compile(
-    r"invalid (character|memory|response|header|status|chunk|json)|panic|upstream|unmarshal"
+    r"invalid (character|memory|response|header|status|chunk|json|read|connection|transaction|byte|input syntax)"
+    r"|panic|upstream|unmarshal"
 )
+_BAD_REQUEST_WORD: Final = re.compile(r"(invalid(?!.*response).*)?")
 # "invalid task id", "task does not exist or has expired" [gateway pages, conflicting on 400 or 404].
 _NO_TASK: Final = re.compile(
     r"(invalid|unknown|no such) task|task.{0,40}(not exist|not found|expired|invalid|unknown)"
@@ -170,10 +174,12 @@ def classify_submit(reply: Reply, *, secret: str, now_s: float) -> SubmitOutcome
         return _submit_failure(reply, secret)
     document = read_json(reply.body)
     error = read_error(document, reply.body)
+    if generation_id := submitted_id(document):
+        if reply.status in _SUCCESSES:
+            return Accepted(generation_id)
+        return Ambiguous("error_with_generation", generation_id)
     if reply.status not in _SUCCESSES:
         return _submit_rejection(reply, reply.status, error, secret, now_s)
-    if generation_id := submitted_id(document):
-        return Accepted(generation_id)
     if document is UNREADABLE:
         return Ambiguous("unreadable_body")
     if not error.codes:
@@ -241,7 +247,9 @@ def _is_bad_request_as_500(error: ProviderError) -> bool:
     text = error.message.lower()
     if error.has({"build_request_failed"}) or "build_request_failed" in text:
         return True
-    return error.is_json and "invalid" in text and not _PASSED_ON.search(text)
+    if not error.is_json or not _BAD_REQUEST_WORD.fullmatch(error.word.lower()):
+        return False
+    return "invalid" in text and not _PASSED_ON.search(text)
 
 
 def classify_poll(reply: Reply, *, secret: str, now_s: float) -> PollOutcome:

@@ -83,9 +83,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It may have been accepted and billed. Never to be sent again blindly."""
+    """It may have been accepted and billed. Never to be sent again blindly.
+
+    `generation_id` is what an error names in spite of itself: kept for whoever resolves the job.
+    """
 
     cause: str
+    generation_id: str = ""
 
 
 SubmitOutcome = Accepted | NotSent | Unsendable | Throttled | NotExecuted | LaneBlocked | Refused | Ambiguous

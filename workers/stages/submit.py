@@ -200,7 +200,12 @@ class SubmitStage:
                 )
             case Ambiguous():
                 return plans.plan_unknown(
-                    entry, lane, self._settings.worker, cause=outcome.cause, intent_id=intent_id
+                    entry,
+                    lane,
+                    self._settings.worker,
+                    cause=outcome.cause,
+                    intent_id=intent_id,
+                    generation_id=outcome.generation_id,
                 )
         assert_never(outcome)
 

@@ -65,6 +65,15 @@ async def test_outcome(works: Works, answer: Answer, expected: dict[str, Any]) -
         assert (field in record) == (expected.get("lane") == field)
 
 
+async def test_an_error_with_a_generation_keeps_its_id_for_the_operator(works: Works) -> None:
+    """A 429 is free, and sent again, unless it names what was made."""
+    job_id = works.enqueue()
+    await works.submit(json_answer(429, {"error": {"code": 429}, "data": [{"task_id": "task_9"}]}))
+    job = works.job(job_id)
+    assert (job.state, job.timeline[-1].note) == ("unknown", "outcome unknown: error_with_generation, task_9")
+    assert works.state.client.hget(works.state.keys.job(job_id), "claimed_generation_id") == b"task_9"
+
+
 async def test_unknown_is_never_sent_again(works: Works) -> None:
     """After an ambiguous answer nothing but an operator or a late id moves the job: no second POST."""
     job_id = works.enqueue()
