@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,16 @@ import pytest
 
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
+from shared.settings import StorageSettings
+from shared.storage import open_store
 from tests.integration.stages.conftest import LANE, Answer, accepted, json_answer, raising
 from workers import metrics
 from workers.http import HttpxClient
+from workers.stages.inputs import Inputs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.stages.conftest import Works
     from workers.http import HttpFailure, HttpRequest, HttpResponse
 
@@ -116,6 +122,41 @@ async def test_what_cannot_be_sent_fails_at_once(works: Works) -> None:
     assert works.lane_record()["ambiguous"] == "1"
     assert works.told.events[-1] == ("failed", job_id)
     assert works.armed[-1] == ("notify", "", 0)
+
+
+async def with_input(works: Works, folder: Path) -> tuple[str, Path]:
+    """Enqueue a job with an input in a store of its own; give the job and the input's file."""
+    store = open_store(StorageSettings(url=f"file://{folder}"))
+    await store.identity()  # as every worker does when it starts
+    works.submit_stage._inputs = Inputs(store)
+    key = store.put_input("acme", b"pixels", "image/png", "png")
+    return works.enqueue(image_urls=(f"darkroom-input:{key}",)), folder / key
+
+
+async def test_an_input_that_is_gone_fails_the_job(works: Works, tmp_path: Path) -> None:
+    """Its store is there and does not have it: nothing is sent, and waiting would not help."""
+    job_id, file = await with_input(works, tmp_path / "objects")
+    file.unlink()
+    await works.submit(accepted())
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros, works.requests) == ("failed", "input_missing", 0, [])
+
+
+async def test_a_store_that_is_gone_keeps_the_job(works: Works, tmp_path: Path) -> None:
+    """A bucket that was removed, a disk that is not mounted: every queued job with an input would fail."""
+    folder, away = tmp_path / "objects", tmp_path / "away"
+    job_id, _ = await with_input(works, folder)
+    folder.rename(away)
+    folder.mkdir()  # what a mount point is without its disk
+    await works.submit(accepted())
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, works.slots(), works.requests) == ("queued", 0, 0, [])
+    folder.rmdir()
+    away.rename(folder)
+    works.state.client.zadd(works.state.keys.index("later:wan2.7-image"), {job_id: 0})
+    await works.submit(accepted())
+    assert works.job(job_id).state == "generating"
+    assert json.loads(works.requests[0].content)["image_urls"] == ["data:image/png;base64,cGl4ZWxz"]
 
 
 async def test_retry_after_closes_the_lane_and_is_clamped(works: Works) -> None:
