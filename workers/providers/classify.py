@@ -27,7 +27,8 @@ Decisions that are ours:
   gateway's own router says `Invalid URL (POST /path)` in such an error, or 501 `api_not_implemented`
   [seen in code: one-api, new-api].
 
-Polls are free to repeat: what is not clear is asked again.
+Polls are free to repeat: what is not clear is asked again. So is what speaks of another generation than was asked for:
+believed, it would give a job the images of another.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ from workers.providers.answer import (
 from workers.providers.generation import (
     UnreadableResult,
     generation_outcome,
+    names_another,
     polled_generation,
     submitted_id,
 )
 from workers.providers.outcomes import (
+    ANOTHER_GENERATION,
     Accepted,
     Ambiguous,
     BlockCause,
@@ -252,13 +255,18 @@ def _is_bad_request_as_500(error: ProviderError) -> bool:
     return "invalid" in text and not _PASSED_ON.search(text)
 
 
-def classify_poll(reply: Reply, *, secret: str, now_s: float) -> PollOutcome:
-    """Say what a reply to a status query means. Never raises. Arguments are those of `classify_submit`."""
+def classify_poll(reply: Reply, *, generation_id: str, secret: str, now_s: float) -> PollOutcome:
+    """Say what a reply to a status query about `generation_id` means. Never raises.
+
+    The other arguments are those of `classify_submit`.
+    """
     if isinstance(reply, HttpFailure):
         return PollUnclear(str(reply.cause))
     document = read_json(reply.body)
     generation = polled_generation(document) if reply.status in _SUCCESSES else None
     if generation is not None:
+        if names_another(generation, generation_id):
+            return PollUnclear(ANOTHER_GENERATION)
         return _polled(generation, secret)
     error = read_error(document, reply.body)
     if reply.status not in _SUCCESSES:

@@ -46,6 +46,15 @@ def polled_generation(document: object) -> dict[str, Any] | None:
     return data if has_status else None
 
 
+def names_another(generation: dict[str, Any], asked: str) -> bool:
+    """Say whether a generation has the name of another than was asked for.
+
+    A name that is not of the same length is of another kind (a row's number, a UUID) and says nothing.
+    """
+    names = {id_of(generation.get(field)).lower() for field in ("task_id", "id")}
+    return asked.lower() not in names and any(len(name) == len(asked) for name in names)
+
+
 def generation_outcome(generation: dict[str, Any], secret: str) -> PollOutcome:
     """Say where a generation is. A status that is not known counts as running, under its own name.
 

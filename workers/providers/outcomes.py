@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 MESSAGE_CHARS: Final = 300
+ANOTHER_GENERATION: Final = "another_generation"  # cause of an answer that is not about what was asked
 
 
 class BlockCause(StrEnum):

@@ -192,10 +192,9 @@ class StoreStage:
         lane = self._lanes.get(entry.fields.get("lane", ""))
         if lane is None:
             return None
-        request = lane.provider.poll_request(
-            entry.fields["generation_id"], deadline_s=self._settings.worker.poll_timeout_s
-        )
-        outcome = lane.provider.poll_outcome(await self._client.send(request))
+        generation_id = entry.fields["generation_id"]
+        request = lane.provider.poll_request(generation_id, deadline_s=self._settings.worker.poll_timeout_s)
+        outcome = lane.provider.poll_outcome(await self._client.send(request), generation_id)
         if not isinstance(outcome, Succeeded) or len(outcome.images) != len(urls):
             return None
         fresh = [

@@ -119,6 +119,16 @@ async def test_polls_too_fast_are_no_loop(works: Works) -> None:
     assert due - (seconds * 1000 + micros // 1000) > 800
 
 
+async def test_an_answer_about_another_generation_is_noted(works: Works) -> None:
+    """Its images are not taken, nothing is settled, and an operator sees why the job goes on."""
+    job_id = await generating(works)
+    body = {"code": 200, "data": {"id": "task_2", "status": "completed", "result": images(1)}}
+    await works.poll(json_answer(200, body))
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, job.cost_micros, job.artifacts) == ("generating", PRICE, 0, ())
+    assert job.timeline[-1].note == "the provider answered about another generation"
+
+
 async def age(works: Works, job_id: str, seconds: float) -> None:
     """Let the submit have been so long ago."""
     job = works.job(job_id)

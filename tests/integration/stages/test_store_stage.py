@@ -149,9 +149,13 @@ class Storing(Works):
 def delivered(*urls: str, expires_at: int | None = FAR_S) -> Any:
     life = {} if expires_at is None else {"expires_at": expires_at}
     found = [{"url": [url], **life} for url in urls]
-    return json_answer(
-        200, {"code": 200, "data": {"id": "task_1", "status": "completed", "result": {"images": found}}}
-    )
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked = request.url.path.rpartition("/")[2]
+        data = {"id": asked, "status": "completed", "result": {"images": found}}
+        return httpx.Response(200, json={"code": 200, "data": data})
+
+    return reply
 
 
 def of_storage(state: State, folder: Path) -> Storing:
