@@ -53,6 +53,15 @@ async def test_fewer_images_are_partial_and_billed_as_delivered(works: Works) ->
     assert (job.state, job.partial, job.cost_micros) == ("completed", True, 2 * PRICE)
 
 
+async def test_more_images_than_asked_for_are_kept_and_not_paid(works: Works) -> None:
+    """The provider charges n in advance, and no cap was asked for more: all come, and n are settled."""
+    job_id = await generating(works)
+    await works.poll(task("completed", result=images(3)))
+    job = works.job(job_id)
+    assert (job.state, job.partial, job.cost_micros, job.hold_micros) == ("completed", False, PRICE, 0)
+    assert len(job.artifacts) == 3
+
+
 async def test_images_that_come_after_the_end_are_not_given_up(works: Works) -> None:
     """Completed without an image is asked once more: the end may be told before its images."""
     job_id = await generating(works)
