@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ from tests.integration.stages.conftest import LANE, Works, accepted, json_answer
 from tests.process import free_ports
 from tests.servers import SandboxProc
 from tests.unit.workers.delivery.loopback_server import answer, ok, serving
+from workers.delivery import download
 from workers.delivery.download import Downloader
 from workers.delivery.egress import Egress, EgressPolicy
 from workers.stages.stage import Shop
@@ -394,6 +396,30 @@ async def test_a_redriven_copy_fails_again_if_nobody_has_the_images(storing: Sto
 async def test_what_still_answers_after_its_time_is_stored(storing: Storing) -> None:
     """The provider's expiry is a hint: an image that can be had is taken."""
     job_id = await storing.storing(storing.gallery.put("/a.png", ok(picture())), expires_at=PAST_S)
+    await storing.copy()
+    assert storing.job(job_id).state == "completed"
+
+
+@pytest.mark.parametrize("trouble", ["store", "disk"])
+async def test_our_own_trouble_does_not_end_a_url_that_still_answers(
+    storing: Storing, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """The image is there to be had: it is waited for a store, or a disk, as it was before that time."""
+    job_id = await storing.storing(storing.gallery.put("/a.png", ok(picture())), expires_at=PAST_S)
+
+    async def away(*_args: Any, **_more: Any) -> None:
+        raise StorageError("object store: put failed", kind="unavailable")
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if trouble == "store":
+            patched.setattr(storing.store, "put_file", away)
+        else:
+            patched.setattr(download._Part, "write", full)
+        await storing.copy(2)
+    assert storing.job(job_id).state == "storing"
     await storing.copy()
     assert storing.job(job_id).state == "completed"
 
