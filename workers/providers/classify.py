@@ -6,6 +6,7 @@ A submit is billed, so everything hangs on one question: can it have been accept
                            else ambiguous
     2xx with an id         accepted, whatever else the answer says
     an id at any other     ambiguous: what went wrong went wrong after it was made
+    several ids            ambiguous: a job has one generation, and an operator decides about the others
     2xx without            judged by the code inside, as if it were the status; without a telling one ambiguous
     a code that tells      not executed, billing, throttling, content: before the status, since the gateway dresses
                            them up (capacity as 400 or 500, an empty purse as 429)
@@ -50,7 +51,7 @@ from workers.providers.generation import (
     generation_outcome,
     names_another,
     polled_generation,
-    submitted_id,
+    submitted_ids,
 )
 from workers.providers.outcomes import (
     ANOTHER_GENERATION,
@@ -177,10 +178,8 @@ def classify_submit(reply: Reply, *, secret: str, now_s: float) -> SubmitOutcome
         return _submit_failure(reply, secret)
     document = read_json(reply.body)
     error = read_error(document, reply.body)
-    if generation_id := submitted_id(document):
-        if reply.status in _SUCCESSES:
-            return Accepted(generation_id)
-        return Ambiguous("error_with_generation", generation_id)
+    if generation_ids := submitted_ids(document):
+        return _submit_named(reply, generation_ids)
     if reply.status not in _SUCCESSES:
         return _submit_rejection(reply, reply.status, error, secret, now_s)
     if document is UNREADABLE:
@@ -188,6 +187,14 @@ def classify_submit(reply: Reply, *, secret: str, now_s: float) -> SubmitOutcome
     if not error.codes:
         return Ambiguous("no_generation_id")
     return _submit_rejection(reply, _inner_status(error), error, secret, now_s)
+
+
+def _submit_named(reply: HttpResponse, generation_ids: tuple[str, ...]) -> SubmitOutcome:
+    """Judge an answer with ids. A job has one generation: of several, the others would be billed and nobody's."""
+    named = " ".join(generation_ids)
+    if reply.status not in _SUCCESSES:
+        return Ambiguous("error_with_generation", named)
+    return Accepted(named) if len(generation_ids) == 1 else Ambiguous("several_generations", named)
 
 
 def _submit_failure(failure: HttpFailure, secret: str) -> SubmitOutcome:

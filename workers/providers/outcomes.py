@@ -86,7 +86,8 @@ class Refused:
 class Ambiguous:
     """It may have been accepted and billed. Never to be sent again blindly.
 
-    `generation_id` is what an error names in spite of itself: kept for whoever resolves the job.
+    `generation_id` is what an error names in spite of itself, or several ids with a space between: kept for whoever
+    resolves the job.
     """
 
     cause: str

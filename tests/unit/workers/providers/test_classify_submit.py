@@ -62,7 +62,7 @@ def test_every_submit_shape_gives_the_id(status: int, body: object) -> None:
     ("data", "expected"),
     [
         ([{"task_id": "a", "id": "b"}], "a"),
-        ([{"id": "b"}, {"task_id": "c"}], "b"),
+        ([{"id": "b"}, {"task_id": "b"}, None], "b"),
         ({"task_id": "d", "id": "e"}, "d"),
         ({"task_id": None, "id": "e"}, "e"),
         ([{"task_id": " f "}], "f"),
@@ -72,6 +72,16 @@ def test_every_submit_shape_gives_the_id(status: int, body: object) -> None:
 def test_the_order_in_which_ids_are_looked_for(data: object, expected: str) -> None:
     """`task_id` comes before `id`; a number is an id too."""
     assert submit(200, {"code": 200, "data": data}) == Accepted(expected)
+
+
+def test_several_generations_are_ambiguous() -> None:
+    """A job has one: the others would be billed and belong to nobody, so all are named to an operator."""
+    data = [{"task_id": ID}, {"id": "task_2"}, {"task_id": ID}]
+    assert submit(200, {"code": 200, "data": data}) == Ambiguous("several_generations", f"{ID} task_2")
+    many = [{"task_id": f"task_{nr}" + "x" * 240} for nr in range(1000)]
+    outcome = submit(200, {"code": 200, "data": many})
+    assert isinstance(outcome, Ambiguous)
+    assert len(outcome.generation_id) < 5000
 
 
 @pytest.mark.parametrize(
