@@ -162,7 +162,7 @@ def plan_unknown(
             due_in=due if state is SUBMITTING else due[:1],
             keep_slot=(lane.name, int(settings.generation_max_s * 1000)),
             intent=(lane.name, 0),
-            note=f"outcome unknown: {cause}",
+            note=f"outcome unknown: {cause}" + (f", {generation_id}"[:300] if generation_id else ""),
         )
         for state in (SUBMITTING, CANCELLED)
     )
