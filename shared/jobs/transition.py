@@ -70,8 +70,7 @@ class Change:
     doubt: bool = False
     generation_id: str = ""
     images: int = 0
-    keep: bool = False  # accounting is open, or open again: no expiry yet
-    if_open: bool = False  # only while its accounting is open
+    keep: bool = False  # accounting stays open, or is opened again: no expiry yet
     close_accounting: bool = False  # of a job that has ended: its retention starts now
     redrive: bool = False  # an operator's way out of an end
     forget: tuple[str, ...] = ()  # fields of the detail to remove
@@ -97,7 +96,6 @@ class Change:
             "intent": self.intent,
             "m": self._money(),
             "gen": self.generation_id,
-            "ao": int(self.if_open),
             "im": self.images,
             "note": self.note,
         }
@@ -140,6 +138,8 @@ class Change:
 class Transition:
     """A guarded transition of one job. Exactly one of epoch and intent guards a worker's; an operator's has neither.
 
+    `without_intent` lets it pass only if the job has no intent; a `sole_intent` also if it is that one.
+
     Its notes, of the lane and of the object store (lane.lua, store_note.lua), are taken whether it is applied or not.
     """
 
@@ -148,6 +148,7 @@ class Transition:
     epoch: int | None = None
     intent_id: str | None = None
     without_intent: bool = False
+    sole_intent: str = ""
     held: str = ""
     lane_note: tuple[str | int, ...] = ()
     store_note: tuple[str | int, ...] = ()
@@ -162,8 +163,8 @@ class Transition:
             out["i"] = self.intent_id
         elif self.epoch is not None:
             out["e"] = self.epoch
-        if self.without_intent:
-            out["ni"] = 1
+        if self.without_intent or self.sole_intent:
+            out["ni"] = self.sole_intent or 1
         if self.held:
             out["h"] = self.held
         if self.lane_note:

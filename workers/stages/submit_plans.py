@@ -27,7 +27,10 @@ LATE_SLOT_MS = 25 * 3600 * 1000  # a generation attached late holds its slot unt
 
 
 def plan_intent(entry: Entry, lane: Lane, intent_id: str) -> Transition:
-    """Write the durable note before the POST; refused unless this process still holds the claim."""
+    """Write the durable note before the POST; refused unless this process still holds the claim.
+
+    And if another intent is there, whose POST may be under way: after a failover two holders may have one epoch.
+    """
     change = Change(
         before=SUBMITTING,
         after=SUBMITTING,
@@ -36,7 +39,7 @@ def plan_intent(entry: Entry, lane: Lane, intent_id: str) -> Transition:
         bump={"posts": 1},
         intent=(lane.name, 1),
     )
-    return Transition(job_id=entry.id, epoch=entry.epoch, changes=(change,))
+    return Transition(job_id=entry.id, epoch=entry.epoch, changes=(change,), sole_intent=intent_id)
 
 
 def plan_accepted(
@@ -109,12 +112,7 @@ def plan_requeue(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(
-            again,
-            _nothing_owed(lane),
-            _found_out(again, entry.number("deadline_at")),
-            _nothing_owed_after_all(lane),
-        ),
+        changes=(again, *_nothing_owed(lane), _found_out(again, entry.number("deadline_at"))),
         lane_note=lane_note,
     )
 
@@ -140,7 +138,7 @@ def plan_failed(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(failed, _nothing_owed(lane), _found_out(failed), _nothing_owed_after_all(lane)),
+        changes=(failed, *_nothing_owed(lane), _found_out(failed)),
         lane_note=lane_note,
     )
 
@@ -174,7 +172,7 @@ def plan_unknown(
             due_in=due if state is SUBMITTING else due[:1],
             keep_slot=(lane.name, int(settings.generation_max_s * 1000)),
             intent=(lane.name, 0),
-            note=f"outcome unknown: {cause}",
+            note=f"outcome unknown: {cause}" + (f", {generation_id}"[:300] if generation_id else ""),
         )
         for state in (SUBMITTING, CANCELLED)
     )
@@ -221,7 +219,7 @@ def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int 
         note="its worker died before the submit",
     )
     return Transition(
-        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)), without_intent=True
+        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)[0]), without_intent=True
     )
 
 
@@ -244,21 +242,25 @@ def _found_out(change: Change, deadline_at: int = 0) -> Change:
     )
 
 
-def _nothing_owed(lane: Lane) -> Change:
-    """Close the accounting of a job cancelled during a POST that came to nothing; it may have been given up meanwhile."""
-    return Change(
+def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
+    """Close the accounting of a job that was cancelled, or given up by its policy, during a POST that came to nothing."""
+    cancelled = Change(
         before=CANCELLED,
         after=CANCELLED,
         clear=(*INTENT_FIELDS, "accounting", "unknown_cause"),
         leave=(f"submit:{lane.name}", f"poll:{lane.name}", "unknown"),
+        bump={"epoch": 1},  # who polls a generation that was attached by mistake is not to bring it back
         free_slot=lane.name,
         release=True,
         intent=(lane.name, 0),
         close_accounting=True,
         note="nothing was executed, free",
     )
-
-
-def _nothing_owed_after_all(lane: Lane) -> Change:
-    """Make the same of a job that the policy `fail` ended meanwhile."""
-    return replace(_nothing_owed(lane), before=JobState.FAILED, after=JobState.FAILED, if_open=True)
+    # Its intent stays: the same answer, sent twice, finds it failed already.
+    failed = replace(
+        cancelled,
+        before=JobState.FAILED,
+        after=JobState.FAILED,
+        clear=(*LEASE_FIELDS, "accounting", "unknown_cause"),
+    )
+    return cancelled, failed

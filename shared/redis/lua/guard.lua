@@ -1,8 +1,7 @@
 -- Fragment: may a transition be applied, and which of its variants? See apply_transitions.lua for its shape.
 
 local FIELDS = { "state", "epoch", "intent_id", "tenant", "batch", "model", "lane", "rank", "hold", "settled",
-  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day", "generation_id", "v",
-  "accounting" }
+  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "est_currency", "held_day", "generation_id", "v" }
 
 local function read_record(kind, id)
   local values, job = redis.call("HMGET", K.record(kind, id), unpack(FIELDS)), {}
@@ -34,11 +33,11 @@ local function choose(t, job)
   end
   if not t.i and tonumber(job.v or "1") > (CTX.schema or 1) then return nil, 0 end -- a later version's
   if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end
-  if t.ni and job.intent_id then return nil, 0 end
+  if t.ni and job.intent_id and job.intent_id ~= t.ni then return nil, 0 end
   for nr, variant in ipairs(t.v) do
     variant.nr = nr
     for _, state in ipairs(variant.f) do
-      if state == job.state and (job.accounting or not variant.ao) then return variant end
+      if state == job.state then return variant end
     end
   end
   if t.e then give_back(t) end

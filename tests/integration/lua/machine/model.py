@@ -176,15 +176,16 @@ class Model:
 
     def _came_to_nothing(self, job_id: str, intent: str, after: str) -> int:
         job = self.jobs[job_id]
-        places = {"submitting": FIRST, "cancelled": SECOND, "unknown": THIRD, "failed": FOURTH}
-        is_over = job.state == "failed" and not job.accounting
-        if job.intent != intent or job.state not in places or is_over:
+        places = {"submitting": FIRST, "cancelled": SECOND, "failed": THIRD, "unknown": FOURTH}
+        if job.intent != intent or job.state not in places:
             return FENCED
         place = places[job.state]
         self._release(job)
         job.unknown = False
-        if place in (SECOND, FOURTH):
-            job.intent, job.accounting, job.generation = None, False, None
+        if place in (SECOND, THIRD):
+            job.accounting, job.epoch = False, job.epoch + 1
+            if place == SECOND:
+                job.intent, job.generation = None, None
             self._leave(job, "poll")
         else:
             job.move(after)
@@ -208,7 +209,7 @@ class Model:
             job.move("failed" if poisoned else "queued")
             job.suspect, job.deaths = not poisoned, 0 if poisoned else job.deaths
         else:
-            job.accounting, job.suspect, job.deaths = False, False, 0
+            job.accounting, job.suspect, job.deaths, job.epoch = False, False, 0, job.epoch + 1
         job.leased = False
         self._leave(job, "submit")
         self._release(job)
