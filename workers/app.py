@@ -178,7 +178,12 @@ class Process:
             hint_ttl_ms=HINT_TTL_MS,
             k=settings.worker.claim_size,
         )
-        self.pacemaker = Pacemaker(look_at, self.hints.hint, tick_s=settings.worker.tick_s)
+        self.pacemaker = Pacemaker(
+            look_at,
+            self.hints.hint,
+            tick_s=settings.worker.tick_s,
+            able=lambda: not self.loop.is_stuck(settings.worker.renew_s),
+        )
         self.runtime: Runtime | None = None
         # Its put() may interrupt itself, so signals may use it.
         self._asked: SimpleQueue[None] = SimpleQueue()

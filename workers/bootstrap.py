@@ -31,7 +31,7 @@ from workers.http import make_client as make_http_client
 from workers.http import make_submit_client
 from workers.installation import Installation
 from workers.lanes import Lane
-from workers.leases import Leases
+from workers.leases import Leases, give_back
 from workers.presence import Presence
 from workers.providers.gateway import GatewayProvider
 from workers.recorder import Recorder
@@ -128,7 +128,12 @@ class Runtime:
         self._installation = Installation(self._client, self.keys, settings, self.worker, self.lanes.values())
         await self._installation.begin()
         claims = Claims(
-            self._client, self.keys, settings.worker, self.worker, lambda: self._installation.mark
+            self._client,
+            self.keys,
+            settings.worker,
+            self.worker,
+            lambda: self._installation.mark,
+            stores=settings.storage.enabled,
         )
         shop = Shop(self._recorder, claims, self.events, self.arm)
         self._spool = Spool(self._spool_folder())
@@ -256,6 +261,9 @@ class Runtime:
         await self._installation.stop()
         await self._late_ids.stop()
         transitions = await self._recorder.close(worker.shutdown_s / 2)
+        await give_back(
+            self._client, self.keys, [each for runner in self._runners.values() for each in runner.cut]
+        )
         self._spool.close()
         await self._presence.stop()
         for client in (self._submit_http, self._http, self._hook_egress, self._result_egress):

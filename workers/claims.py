@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUBMIT_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "attempts", "requeues", "resubmits", "suspect", "deaths", "intent_id",
-    "on_unknown", "sequential", "model", "created_at", "redriven",
+    "on_unknown", "sequential", "model", "created_at", "redriven", "deadline_at",
 )  # fmt: skip
 JOB_FIELDS: Final = (
     "epoch", "state", "tenant", "n", "hold", "polls", "tries", "suspect", "deaths", "intent_id", "generation_id",
@@ -110,11 +110,17 @@ class Claims:
         settings: WorkerSettings,
         worker: str,
         mark: Callable[[], str] = lambda: "",
+        *,
+        stores: bool = True,
     ) -> None:
-        """`mark` gives that of the store which this process knows; "" does not ask for any."""
+        """`mark` gives that of the state server's data which this process knows; "" does not ask for any.
+
+        `stores`: whether images are kept, so that submits wait while the object store is in trouble.
+        """
         self._client, self._keys, self._settings, self._worker = client, keys, settings, worker
         self._mark, self._lease = mark, lease_arguments(settings)
-        self._store = {"lag_ms": int(settings.store_trouble_s * 1000), "probe_ms": STORE_PROBE_MS}
+        lag_ms = int(settings.store_trouble_s * 1000)
+        self._store = {"lag_ms": lag_ms, "probe_ms": STORE_PROBE_MS} if stores else None
 
     async def submit(self, lane: Lane, k: int, *, suspects: bool) -> Claim:
         """Take up to k queued jobs that the lane's permits, slots and POST places allow."""
@@ -140,8 +146,9 @@ class Claims:
             "after": JobState.SUBMITTING,
             "fields": SUBMIT_FIELDS,
             "mark": self._mark(),
-            "store": self._store,
         }
+        if self._store is not None:
+            question["store"] = self._store
         if lane.caps is not None:
             question["caps"] = lane.caps
         next_in, now, reason, *rows = await self._run("claim_submit", question)

@@ -5,24 +5,28 @@ The thread stops renewing when the event loop is stuck: a process that cannot ac
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from redis.exceptions import RedisError
 
-from shared.redis.scripts import run
+from shared.redis.scripts import run, run_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
 
     from shared.redis.keys import Keys
     from shared.settings import WorkerSettings
     from workers.claims import Entry
 
 log = structlog.get_logger(__name__)
+
+GIVE_BACK_WITHIN_S: Final = 1.0
 
 
 class Leases:
@@ -80,7 +84,10 @@ class Leases:
                 log.exception("leases_not_renewed", reason=type(error).__name__, held=len(self._held))
 
     def renew(self) -> list[str]:
-        """Renew all in one call; forget and return the ids that another holder has."""
+        """Renew all in one call; forget and return the ids that another holder has.
+
+        A job that went on to its next stage here may be held twice for a moment: then only the older lease is lost.
+        """
         with self._lock:
             held = list(self._held.items())
         if not held:
@@ -88,9 +95,27 @@ class Leases:
         args = [part for (index, entry_id), (kind, epoch) in held for part in (index, kind, entry_id, epoch)]
         lost = run(self._client, "renew_leases", self._keys.prefix, int(self._settings.lease_s * 1000), *args)
         gone = {entry_id.decode() for entry_id in lost}
-        for key, lease in held:
-            if key[1] in gone:
-                self._forget(key, lease)
+        for entry_id in gone:
+            oldest = min((each for each in held if each[0][1] == entry_id), key=lambda each: each[1][1])
+            self._forget(*oldest)
         if gone:
             log.warning("leases_lost", count=len(gone))
         return sorted(gone)
+
+
+async def give_back(client: AsyncRedis, keys: Keys, entries: Iterable[Entry]) -> None:
+    """Make due at once what this process has to leave at its end, so that it counts as no death of those jobs.
+
+    A submit is not: its heir has to find out what became of the POST, when its lease has ended.
+    """
+    left = [each for each in entries if not each.index.startswith("submit:")]
+    if not left:
+        return
+    args = [part for each in left for part in (each.index, each.kind, each.id, each.epoch)]
+    try:
+        async with asyncio.timeout(GIVE_BACK_WITHIN_S):
+            given = await run_async(client, "give_back", keys.prefix, *args)
+    except (RedisError, OSError, TimeoutError) as error:  # they end by themselves
+        log.warning("leases_not_given_back", count=len(left), cause=type(error).__name__)
+    else:
+        log.info("leases_given_back", count=given)

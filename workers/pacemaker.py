@@ -90,8 +90,11 @@ class Pacemaker:
         *,
         tick_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        able: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`able` says whether this process can act on what it finds: its event loop may hang."""
         self._look, self._hint, self._tick_s, self._clock = look, hint, tick_s, clock
+        self._able = able
         self._schedule, self._lock = Schedule(tick_s, clock()), threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._halted = False
@@ -135,14 +138,17 @@ class Pacemaker:
             self._thread.join(timeout=timeout_s)
 
     def beat(self) -> None:
-        """Look where it is time to, and act on what is there."""
+        """Look where it is time to, and act on what is there.
+
+        A process that cannot act does not look: it would count as living, and win the sweep from those who can.
+        """
         self._beat_at = now = self._clock()
         with self._lock:
             due, everywhere = self._schedule.take_due(now)
         looks = (
             list(self._looks.values()) if everywhere else [self._looks[w] for w in due if w in self._looks]
         )
-        if not looks or self._halted:
+        if not looks or self._halted or not self._able():
             return
         try:
             _, sweep, seen = self._look(looks, sweep=everywhere)

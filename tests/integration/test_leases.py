@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_lost_lease_is_dropped(desk: Desk) -> None:
     assert (len(desk.leases), desk.is_renewed(kept), desk.is_renewed(lost)) == (1, True, False)
     assert [(line["event"], line["count"]) for line in logs] == [("leases_lost", 1)]
     assert desk.leases.renew() == []
+
+
+def test_a_job_that_goes_on_in_the_same_process_keeps_its_new_lease(desk: Desk) -> None:
+    """Its next stage was claimed here before the last one let go: only the older lease of the two is lost."""
+    before = desk.claimed("job_1")
+    desk.leases.hold(before)
+    desk.taken_over(before)
+    after = replace(before, index="store", epoch=before.epoch + 1)
+    desk.state.client.zadd(desk.state.keys.index("store"), {"job_1": desk.now_ms() + 1000})
+    desk.leases.hold(after)
+    assert desk.leases.renew() == ["job_1"]
+    assert desk.leases.indexes() == ["store"]
+    assert desk.leases.renew() == []
+    assert desk.is_renewed(after)
 
 
 def test_a_job_that_is_gone_is_lost(desk: Desk) -> None:

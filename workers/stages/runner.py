@@ -60,6 +60,7 @@ class StageRunner:
         self._woken: dict[str, asyncio.Event] = {}
         self._told: dict[str, float] = {}
         self._accepting = True
+        self.cut: list[Entry] = []  # what had to be left at the end
 
     def stop_claims(self) -> None:
         self._accepting = False
@@ -68,7 +69,7 @@ class StageRunner:
             woken.set()
 
     async def close(self, grace_s: float) -> int:
-        """Wait for members; cancel what is left after the grace, and give how many. Their leases end by themselves."""
+        """Wait for members; cancel what is left after the grace, and give how many. `cut` has what they worked on."""
         self.stop_claims()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
@@ -185,6 +186,7 @@ class StageRunner:
                 await asyncio.sleep(entry.starts_in_s)  # milliseconds: the claim was early by so much
             await self._stage.handle(entry)
         except asyncio.CancelledError:
+            self.cut.append(entry)
             raise
         except Exception as error:
             log.exception("entry_fault", stage=self._stage.name, id=entry.id, cause=type(error).__name__)

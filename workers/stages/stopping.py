@@ -2,7 +2,8 @@
 
 1. The batch is sealed, so that its completion can come.
 2. Its jobs are read a page at a time, and those that are queued are cancelled by the ordinary transition.
-3. One that was being submitted may come back to the queue: the batch is gone through again until none can.
+3. One that was being submitted may come back to the queue: the batch is gone through again until none can. One
+whose outcome is unknown comes back by a decision only: that is looked for once a minute, and it is not sent meanwhile.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ INDEX: Final = "stopping"
 PAGE_JOBS: Final = 500
 PAGES_AT_ONCE: Final = 10  # a sweep has more to do than one large batch
 AGAIN_MS: Final = 1000
+SELDOM_MS: Final = 60_000
 
 
 class StoppedBatches:
@@ -70,12 +72,14 @@ class StoppedBatches:
             log.info("batch_rest_cancelled", reason=why, jobs=results.count(Applied.FIRST))
 
     async def _finish_round(self, member: str, batch: str, now_ms: int) -> None:
-        """Begin again while jobs may still be, or come back, in the queue."""
-        waiting: Any = await self._client.hmget(
+        """Begin again while jobs may still be, or come back, in the queue; seldom if only a decision brings them there."""
+        found: Any = await self._client.hmget(
             batch, *(f"n:{state}" for state in (JobState.QUEUED, JobState.SUBMITTING, JobState.UNKNOWN))
         )
-        if any(int(count or 0) > 0 for count in waiting):
+        queued, submitting, unknown = (int(count or 0) for count in found)
+        if queued + submitting + unknown > 0:
+            again_ms = AGAIN_MS if queued + submitting > 0 else SELDOM_MS
             await self._client.hdel(batch, "stop_at")
-            await self._client.zadd(self._keys.index(INDEX), {member: now_ms + AGAIN_MS})
+            await self._client.zadd(self._keys.index(INDEX), {member: now_ms + again_ms})
         else:
             await self._client.zrem(self._keys.index(INDEX), member)

@@ -272,7 +272,7 @@ class SubmitStage:
     async def _became_unknown(self, entry: Entry) -> None:
         metrics.count(metrics.UNKNOWNS, entry.index.removeprefix("submit:"))
         if entry.fields.get("on_unknown") == "fail":
-            await self._shop.recorder.apply(plans.plan_give_up_unknown(entry))
+            await self._shop.recorder.apply(plans.plan_give_up_unknown(entry.id))
             self._shop.events.emit("failed", entry.id, code="unknown_outcome")
         self._shop.arm("notify", "", 0)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.jobs.commands import INTENT_FIELDS, attach
-from shared.jobs.lifecycle import JobState
+from shared.jobs.lifecycle import TERMINAL, JobState
 from shared.jobs.transition import LEASE_FIELDS, Change, Transition
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from workers.lanes import Lane
 
 SUBMITTING, CANCELLED, QUEUED = JobState.SUBMITTING, JobState.CANCELLED, JobState.QUEUED
+GIVING_UP = (
+    "giving_up"  # index of unknown jobs whose policy is `fail`: the sweep fails what their worker did not
+)
+GIVE_UP_MS = 2000  # the worker that recorded the outcome comes first
 LATE_SLOT_MS = 25 * 3600 * 1000  # a generation attached late holds its slot until it is done; a day bounds it
 
 
@@ -68,9 +72,10 @@ def plan_taken(job_id: str, lane: str, intent_id: str, generation_id: str, *, sl
             fields={"unknown_cause": cause, "claimed_generation_id": generation_id},
             clear=LEASE_FIELDS,
             leave=(f"submit:{lane}", "expiring"),
-            due_in=(("unknown", 0),),
+            due_in=(("unknown", 0), (GIVING_UP, 0)) if state is SUBMITTING else (("unknown", 0),),
             keep_slot=(lane, slot_ms),
             intent=(lane, 0),
+            keep=state in TERMINAL,
             note=f"outcome unknown: {cause}",
         )
         for state in (JobState.UNKNOWN, CANCELLED, JobState.FAILED, SUBMITTING)
@@ -107,7 +112,7 @@ def plan_requeue(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(again, *_nothing_owed(lane), _found_out(again)),
+        changes=(again, *_nothing_owed(lane), _found_out(again, entry.number("deadline_at"))),
         lane_note=lane_note,
     )
 
@@ -147,8 +152,13 @@ def plan_unknown(
     intent_id: str | None,
     generation_id: str = "",
 ) -> Transition:
-    """Keep hold and slot: the POST may have been accepted. The policy resubmit_once arms its one resubmission."""
+    """Keep hold and slot: the POST may have been accepted. The policy resubmit_once arms its one resubmission.
+
+    The policy `fail` is the next step of whoever records this, and armed for the sweep should it not come to that.
+    """
     due: tuple[tuple[str, int], ...] = (("unknown", 0),)
+    if entry.fields.get("on_unknown") == "fail":
+        due = (*due, (GIVING_UP, GIVE_UP_MS))
     if entry.fields.get("on_unknown") == "resubmit_once" and not entry.number("resubmits"):
         due = (*due, ("resubmit", resubmit_wait_ms(settings)))
     changes = tuple(
@@ -174,17 +184,17 @@ def plan_unknown(
     )
 
 
-def plan_give_up_unknown(entry: Entry) -> Transition:
+def plan_give_up_unknown(job_id: str) -> Transition:
     """Apply the policy `fail`: failed for its owner, while hold and listing stay until the outcome is known."""
     change = Change(
         before=JobState.UNKNOWN,
         after=JobState.FAILED,
         fields={"error_code": "unknown_outcome", "accounting": "open"},
-        leave=("resubmit",),
+        leave=("resubmit", GIVING_UP),
         keep=True,
         note="on_unknown = fail",
     )
-    return Transition(job_id=entry.id, changes=(change,))
+    return Transition(job_id=job_id, changes=(change,))
 
 
 def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int = 0) -> Transition:
@@ -218,11 +228,15 @@ def resubmit_wait_ms(settings: WorkerSettings) -> int:
     return int((settings.submit_timeout_s + settings.resubmit_after_s) * 1000)
 
 
-def _found_out(change: Change) -> Change:
-    """Make the same change of a job given up as unknown, once its holder turns out to know the answer."""
+def _found_out(change: Change, deadline_at: int = 0) -> Change:
+    """Make the same change of a job given up as unknown, once its holder turns out to know the answer.
+
+    What became unknown had no deadline any more; what waits again, after all, has its own.
+    """
     return replace(
         change,
         before=JobState.UNKNOWN,
+        due_at=(("expiring", deadline_at),) if deadline_at else (),
         leave=(*change.leave, "unknown", "resubmit"),
         clear=(*change.clear, "unknown_cause"),
     )
@@ -242,11 +256,5 @@ def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
         close_accounting=True,
         note="nothing was executed, free",
     )
-    # Its intent stays: the same answer, sent twice, finds it failed already.
-    failed = replace(
-        cancelled,
-        before=JobState.FAILED,
-        after=JobState.FAILED,
-        clear=(*LEASE_FIELDS, "accounting", "unknown_cause"),
-    )
+    failed = replace(cancelled, before=JobState.FAILED, after=JobState.FAILED, if_open=True)
     return cancelled, failed

@@ -13,7 +13,7 @@ from shared.jobs.transition import Applied, context_json
 from shared.money.caps import is_over
 from shared.redis.scripts import run_async
 from workers.stages.stopping import INDEX, StoppedBatches
-from workers.stages.submit_plans import resubmit_wait_ms
+from workers.stages.submit_plans import GIVING_UP, plan_give_up_unknown, resubmit_wait_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +33,15 @@ AT_ONCE: Final = 200
 DAY_MS: Final = 86_400_000
 TIDY_EVERY_MS: Final = 600_000
 TIDY_ENDPOINTS, TIDY_DELIVERIES = 20, 100
-_TOLD: Final = {"expiring": ("failed", "expired"), "resubmit": ("retried", "resubmitted")}
+_TOLD: Final = {
+    "expiring": ("failed", "expired"),
+    "resubmit": ("retried", "resubmitted"),
+    GIVING_UP: ("failed", "unknown_outcome"),
+}
 
 
 class Sweep:
-    """Expires queued jobs, resubmits by policy, seals idle batches, reports stalled ones."""
+    """Expires queued jobs, resubmits and fails by policy, seals idle batches, reports stalled ones."""
 
     def __init__(
         self, client: Redis, keys: Keys, jobs: AsyncJobStore, settings: Settings, shop: Shop
@@ -47,16 +51,28 @@ class Sweep:
         self._wait_ms = resubmit_wait_ms(settings.worker)
         self._stopped = StoppedBatches(client, keys, jobs, settings.limits, shop)
         self._usage_day = self._tidied_at = 0
+        self._running = False
 
     async def run(self) -> None:
+        """Sweep once; not beside a sweep of this process that is not done yet, as with a slow server they would pile up."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            await self._run()
+        finally:
+            self._running = False
+
+    async def _run(self) -> None:
         seconds, micros = await self._client.time()
         now_ms = seconds * 1000 + micros // 1000
         await self._jobs_due("expiring", now_ms, plan_expire)
         await self._jobs_due("resubmit", now_ms, lambda job: self._resubmit(job, now_ms))
+        await self._jobs_due(GIVING_UP, now_ms, _give_up)
         await self._batches_due("batches", now_ms, "seal")
         await self._batches_due("stalling", now_ms, "stall")
         for member in await self._due(INDEX, now_ms):
-            await self._stopped.end(member, now_ms)
+            await self._end_stopped(member, now_ms)
         await self._forget_usage(now_ms)
         await self._tidy_endpoints(now_ms)
         await self._tell_ends(now_ms)
@@ -82,6 +98,13 @@ class Sweep:
         await run_async(
             self._client, "tidy_endpoints", self._keys.prefix, DeliveryState.PENDING.value, *bounds
         )
+
+    async def _end_stopped(self, member: str, now_ms: int) -> None:
+        """Go on with a batch that stopped; one with a job that we cannot read is left to workers of its version."""
+        try:
+            await self._stopped.end(member, now_ms)
+        except DarkroomError as error:
+            log.warning("sweep_skipped", batch=member, index=INDEX, cause=type(error).__name__)
 
     def _resubmit(self, job: Job, now_ms: int) -> Transition | None:
         if job.state is not JobState.UNKNOWN:
@@ -136,3 +159,9 @@ class Sweep:
         for member in await self._due(index, now_ms):
             tenant, name = member.split(":", 1)
             await run_async(self._client, "close_batch", self._keys.prefix, self._context, tenant, name, verb)
+
+
+def _give_up(job: Job) -> Transition | None:
+    if job.state is not JobState.UNKNOWN or job.on_unknown != "fail":
+        return None
+    return plan_give_up_unknown(job.id)

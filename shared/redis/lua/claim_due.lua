@@ -33,9 +33,9 @@ local function subject(key)
     redis.call("HGETALL", K.detail(about[1])) }
 end
 
--- Whether an entry is nobody's now: a later version's, or its holder may yet renew it.
+-- Whether an entry is nobody's now: a later version's, or told of one's job, or its holder may yet renew it.
 local function let_be(id, r)
-  if is_newer(r[4]) then return leave_alone(index, id) end
+  if is_newer(r[4] or r[5] and redis.call("HGET", K.record("j", r[5]), "v")) then return leave_alone(index, id) end
   return r[2] and NOW < grace_until and spare(index, id, tonumber(redis.call("ZSCORE", index, id)))
 end
 
@@ -58,7 +58,7 @@ if permitted > 0 then
   for _, id in ipairs(redis.call("ZRANGEBYSCORE", index, "-inf", NOW, "LIMIT", 0, A.k)) do
     local key = K.record(A.kind, id)
     if taken >= permitted then break end
-    local r = redis.call("HMGET", key, "state", "leased", "suspect", "v")
+    local r = redis.call("HMGET", key, "state", "leased", "suspect", "v", "job")
     if not r[1] then
       redis.call("ZREM", index, id)
     elseif not let_be(id, r) then

@@ -6,8 +6,8 @@
 -- ARGV: 1 prefix, 2 now_ms or "", 3 JSON {lane, model, account, worker, k, lease_ms, interval_us, burst, ahead_us?,
 --   max_posts, max_slots, price_micros, currency, breaker, probe_ms, stuck_ms, suspects, before, after, fields,
 --   caps?, mark, schema, gap_ms, grace_ms, store?}; mark: of the store that the worker knows ("lost" if it is not
---   this one); store {lag_ms, probe_ms} of the object store: the longest that copies may be overdue, between jobs
---   that try it
+--   this one); store {lag_ms, probe_ms} of the object store, absent if there is none: the longest that copies may be
+--   overdue, between jobs that try it
 -- Returns: next_in_ms (-1: an event will hint), now_ms, reason, then per job: {id, expired 0|1, {fields}, spec JSON,
 --   the moment of its permit in us from now}
 --!include keys
@@ -50,8 +50,8 @@ if want > 0 then
     reason = "permits"
     soonest(wait)
   else
-    local taken, capped = take_fresh(permitted)
-    if capped then reason = "cap" end
+    local taken, stop = take_fresh(permitted)
+    if stop == "account" or stop == "tenant" then reason = "cap" end
     if taken > 0 then
       local moment
       wait, moment = permits_take(rate, taken)
@@ -59,7 +59,7 @@ if want > 0 then
       if probes_store then note_store_probe() end
       if probing then redis.call("HSET", lane_key, "probe_at", NOW + A.probe_ms) end
     end
-    if redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end
+    if stop ~= "account" and redis.call("EXISTS", K.ready(A.model)) == 1 then soonest(wait) end
   end
   first_due(K.index("later:" .. A.model))
   first_due(parked_index(A.model))

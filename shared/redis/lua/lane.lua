@@ -4,7 +4,7 @@
 local function lane_note(lane, verb, a, b)
   local key = K.lane(lane)
   if verb == "ok" then
-    redis.call("HDEL", key, "ambiguous", "blocked", "probe_at")
+    redis.call("HDEL", key, "ambiguous", "blocked", "blocked_at", "probe_at")
   elseif verb == "ambiguous" then
     local run = redis.call("HINCRBY", key, "ambiguous", 1)
     if run >= b then redis.call("HSET", key, "probe_at", NOW + a) end

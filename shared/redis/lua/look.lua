@@ -48,7 +48,7 @@ end
 
 local sweep = 0
 if ARGV[7] == "1" then
-  for _, name in ipairs({ "expiring", "resubmit", "batches", "stalling", "stopping", "told" }) do
+  for _, name in ipairs({ "expiring", "resubmit", "giving_up", "batches", "stalling", "stopping", "told" }) do
     if redis.call("ZCOUNT", K.index(name), "-inf", NOW) > 0 then sweep = 1 end
   end
   if sweep == 1 and not redis.call("SET", K.hint("sweep", ""), 1, "NX", "PX", 900) then sweep = 0 end

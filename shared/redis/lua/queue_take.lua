@@ -64,5 +64,5 @@ local function take_fresh(want)
   end
   for tenant, vtime in pairs(benched) do redis.call("ZADD", K.ready(A.model), vtime, tenant) end
   if stop == "account" then note_capped(nil) end
-  return taken, stop == "account" or stop == "tenant"
+  return taken, stop
 end

@@ -30,14 +30,16 @@ local function step_back(lanes, by)
     pull_index(K.slots(lane), by)
     pull_index(K.index("later:" .. model), by, "not_before_at")
     pull_index(K.index("parked:" .. model), by)
-    for _, field in ipairs({ "closed_until", "probe_at", "capped_until" }) do pull_field(K.lane(lane), field, by) end
+    for _, field in ipairs({ "closed_until", "probe_at", "capped_until", "pace_at" }) do
+      pull_field(K.lane(lane), field, by)
+    end
     forget_hint("submit", lane)
     forget_hint("poll", lane)
   end
   for _, field in ipairs({ "store_failing_at", "store_stopped_at", "store_probe_at", "store_probed_at" }) do
     pull_field(K.control, field, by)
   end
-  for _, name in ipairs({ "store", "notify", "batches", "stalling", "stopping", "told" }) do
+  for _, name in ipairs({ "store", "notify", "giving_up", "batches", "stalling", "stopping", "told" }) do
     pull_index(K.index(name), by)
     forget_hint(name, "")
   end

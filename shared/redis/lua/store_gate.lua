@@ -5,14 +5,15 @@ local STORE_ASK_MS = 1000 -- the first copy that succeeds opens it; nobody tells
 
 -- How many of `want` jobs may go, and why not; or that one goes to try the store.
 local function store_gate(want)
+  if not A.store then return want, nil, false end -- storage is off
   if CONTROL[6] then -- stopped: store_note.lua
     local wait = tonumber(CONTROL[7] or "0") - NOW
     if wait <= 0 then return 1, nil, true end
     soonest(math.min(wait, STORE_ASK_MS))
     return 0, "storage", false
   end
-  local first = A.store and redis.call("ZRANGE", K.index("store"), 0, 0, "WITHSCORES")
-  if first and first[2] and NOW - tonumber(first[2]) > A.store.lag_ms then -- copies are due, and nobody takes them
+  local first = redis.call("ZRANGE", K.index("store"), 0, 0, "WITHSCORES")
+  if first[2] and NOW - tonumber(first[2]) > A.store.lag_ms then -- copies are due, and nobody takes them
     soonest(STORE_ASK_MS)
     return 0, "storage", false
   end

@@ -8,10 +8,16 @@ local function count(key, field, by)
   fields[field] = (fields[field] or 0) + by
 end
 
+-- The bill of a job may be settled after its batch's time: then nothing must be left for the next one of that name.
+local function is_of_past(key)
+  return key:sub(1, #P + 2) == P .. "b:" and redis.call("EXISTS", key) == 0
+end
+
 local function write_tally()
   for key, fields in pairs(TALLY) do
+    local past = is_of_past(key)
     for field, by in pairs(fields) do
-      if by ~= 0 then redis.call("HINCRBY", key, field, string.format("%.0f", by)) end
+      if by ~= 0 and not past then redis.call("HINCRBY", key, field, string.format("%.0f", by)) end
     end
   end
 end

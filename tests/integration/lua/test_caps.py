@@ -113,8 +113,12 @@ def test_an_account_over_its_cap_closes_the_lane_for_all(state: State) -> None:
     """The reason is `cap`, the lane says which, and it is looked at again."""
     state.enqueue(3)
     next_in, reason, taken = state.claim_submit(caps=caps(("account:main", "total", "0.40")))
-    assert (len(taken), reason) == (2, "cap")
-    assert next_in <= 30_000
+    assert (len(taken), reason, next_in) == (2, "cap", 12_000), "the leases that it gave end first"
+    for rate in (0, 200_000):  # permits are there, and of no use
+        next_in, reason, taken = state.claim_submit(
+            caps=caps(("account:main", "total", "0.40")), interval_us=rate
+        )
+        assert (next_in, reason, taken) == (12_000, "cap", []), "it is asked at once again, and again"
     assert state.client.hget(state.keys.lane(LANE), "capped") == b"cap|total|400000|CNY"
     assert state.client.zcard(state.keys.queue(MODEL, "acme")) == 1
 

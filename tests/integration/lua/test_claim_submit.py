@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from shared.jobs.transition import Applied, Change, Transition
 if TYPE_CHECKING:
     from tests.integration.lua.conftest import State
 
-from tests.integration.lua.conftest import LANE, PRICE
+from tests.integration.lua.conftest import LANE, MODEL, PRICE
 
 
 def test_takes_in_order_and_holds_money(state: State) -> None:
@@ -225,7 +226,15 @@ def test_paused_lane_keeps_jobs_and_heals(state: State) -> None:
     assert state.claim_submit()[:2] == (30_000, "blocked")
     assert state.count("*", "queued") == 5
     state.now_ms += 30_000
-    assert len(state.claim_submit()[2]) == 1
+    (probe,) = state.claim_submit()[2]
+    well = replace(again, queue=False, due_in=((f"later:{MODEL}", 1),))
+    state.apply(
+        Transition(job_id=probe["id"], epoch=int(probe["epoch"]), changes=(well,), lane_note=(LANE, "ok"))
+    )
+    (entry,) = state.claim_submit(1)[2]
+    state.apply(Transition(job_id=entry["id"], epoch=int(entry["epoch"]), changes=(again,), lane_note=note))
+    since = state.client.hget(state.keys.lane(LANE), "blocked_at")
+    assert since == str(state.now_ms).encode(), "it says how long this block lasts, not the first one ever"
 
 
 def test_not_before_waits_and_is_announced(state: State) -> None:

@@ -55,6 +55,15 @@ def test_a_refusal_stops_submits_at_the_third(state: State, kind: str) -> None:
     assert [entry["id"] for entry in state.claim_submit(store=STORE)[2]] == [job_id]
 
 
+def test_who_keeps_no_images_waits_for_no_store(state: State) -> None:
+    """Storage was switched off while its store was in trouble: nothing will ever say that it is well again."""
+    state.enqueue(2)
+    fail(state, "denied", 3)
+    state.client.zadd(state.keys.index("store"), {"job_waiting": state.now_ms - AFTER_MS - 1})
+    assert state.claim_submit(1, store=STORE)[1] == "storage"
+    assert len(state.claim_submit()[2]) == 2
+
+
 def test_a_success_starts_the_count_anew(state: State) -> None:
     """Failures among successes are no trouble of the store."""
     state.enqueue()

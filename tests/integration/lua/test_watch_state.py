@@ -248,6 +248,18 @@ def test_a_jump_back_delays_neither_due_work_nor_permits(state: State) -> None:
     assert [each["id"] for each in state.claim_due(POLL)[1]] == [polled]
 
 
+def test_after_a_jump_back_a_halved_rate_climbs_as_ever(state: State) -> None:
+    """A 429 came just before the clock was set an hour back: half a minute later the full rate is there again."""
+    state.watch(fresh="m1")
+    state.enqueue(2)
+    state.client.hset(state.keys.lane(LANE), mapping={"pace": 500, "pace_at": state.now_ms})
+    state.now_ms -= HOUR_MS
+    state.watch("m1")
+    state.now_ms += 30_000
+    next_in, _, rows = state.claim_submit(interval_us=200_000)
+    assert (len(rows), next_in) == (1, 200)
+
+
 def test_a_jump_back_takes_no_lease_from_a_living_holder(state: State) -> None:
     """A lease written on either side of the step, and renewed as ever, stays its holder's."""
     state.watch(fresh="m1")

@@ -67,7 +67,8 @@ class Works:
         account = AccountSettings(base_url="https://provider.test/v1", submit_per_s=0, poll_per_s=0)
         provider = GatewayProvider(str(account.base_url), SecretStr("canary-key"))
         self.lane = Lane(LANE, "main", "wan2.7-image", account, provider, 200_000)
-        claims = Claims(self.client, self.state.keys, self.settings.worker, "w1")
+        stores = self.settings.storage.enabled
+        claims = Claims(self.client, self.state.keys, self.settings.worker, "w1", stores=stores)
         shop = Shop(self.recorder, claims, self.told, lambda *told: self.armed.append(told))
         self.spool = Spool(self.folder)
         http = HttpxClient(transport=httpx.MockTransport(self._play))

@@ -16,6 +16,7 @@ from producers.redrives import redrive
 from producers.selection import Selection
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
+from shared.jobs.schema import SCHEMA
 from shared.jobs.store import AsyncJobStore, JobStore
 from shared.jobs.transition import context_json
 from shared.redis.scripts import run
@@ -620,6 +621,20 @@ async def test_an_event_of_a_job_that_is_gone(telling: Telling) -> None:
     delivery = telling.delivery(event_id)
     assert (delivery["state"], delivery["last_status"]) == ("disabled", "its job or batch is gone")
     assert telling.received() == []
+
+
+async def test_an_event_of_a_later_versions_job_waits_for_its_workers(telling: Telling) -> None:
+    """A worker that cannot read the job leaves its events alone: none is given up as if it had killed workers."""
+    event_id = await telling.an_event()
+    record = telling.state.keys.job("job_" + event_id.removeprefix("evt_").removesuffix("_1"))
+    telling.state.client.hset(record, "v", SCHEMA + 1)
+    for _ in range(5):
+        assert await telling.claim_deliveries() == []
+    assert (telling.delivery(event_id)["state"], telling.due_in_s(event_id) is not None) == ("pending", True)
+    assert telling.state.client.zscore(telling.state.keys.index("newer"), event_id) is not None
+    telling.state.client.hset(record, "v", SCHEMA)
+    await telling.notify()
+    assert telling.delivery(event_id)["state"] == "delivered"
 
 
 async def test_a_lost_lease_is_fenced(telling: Telling) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
 
-from shared.jobs.commands import plan_cancel
+from shared.jobs.commands import plan_cancel, plan_resolve
 from shared.jobs.store import JobStore
 from shared.jobs.transition import Applied
 from shared.settings import StorageSettings
@@ -267,12 +267,85 @@ async def test_cancelled_during_a_refused_post_is_free(works: Works) -> None:
     assert works.slots() == 0
 
 
+@pytest.mark.parametrize("status", [400, 429], ids=["refused", "throttled"])
+async def test_a_proof_after_a_cancel_and_a_lost_lease_leaves_nothing_unknown(
+    works: Works, status: int
+) -> None:
+    """Cancelled during its POST, then given up by an heir; the holder wakes with the answer: free, and listed nowhere."""
+    job_id = works.enqueue()
+    unknown = works.state.keys.index("unknown")
+
+    async def cancel_sleep_and_refuse(request: httpx.Request) -> httpx.Response:
+        JobStore(works.state.client, works.state.keys, works.settings.limits).change(job_id, plan_cancel)
+        works.state.client.zadd(works.state.keys.index(f"submit:{LANE}"), {job_id: 1})
+        (taken_over,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await works.submit_stage.handle(taken_over)
+        assert works.state.client.zscore(unknown, job_id) is not None
+        return error(status, status)(request)
+
+    await works.submit(cast("Answer", cancel_sleep_and_refuse))
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, job.accounting_open, job.unknown_cause) == (
+        "cancelled",
+        0,
+        False,
+        None,
+    )
+    assert works.state.client.zscore(unknown, job_id) is None
+    assert works.slots() == 0
+
+
 async def test_policy_fail_fails_but_keeps_the_hold(works: Works) -> None:
     """on_unknown = fail: failed for the owner, while the money waits for the truth."""
     job_id = works.enqueue(on_unknown="fail")
     await works.submit(raising(httpx.ReadTimeout("t")))
     job = works.job(job_id)
     assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", 200_000)
+
+
+@pytest.mark.parametrize("status", [400, 429], ids=["refused", "throttled"])
+async def test_a_proof_after_the_policy_fail_gives_the_money_back(works: Works, status: int) -> None:
+    """An heir gave it up and the policy failed it; the holder wakes and knows better: failed it stays, and free."""
+    job_id = works.enqueue(on_unknown="fail")
+
+    async def sleep_and_refuse(request: httpx.Request) -> httpx.Response:
+        works.state.client.zadd(works.state.keys.index(f"submit:{LANE}"), {job_id: 1})
+        (taken_over,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await works.submit_stage.handle(taken_over)
+        assert (works.job(job_id).state, works.job(job_id).hold_micros) == ("failed", 200_000)
+        return error(status, status)(request)
+
+    await works.submit(cast("Answer", sleep_and_refuse))
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.cost_micros) == ("failed", "unknown_outcome", 0)
+    assert (job.hold_micros, job.accounting_open, job.unknown_cause) == (0, False, None)
+    assert works.state.client.zscore(works.state.keys.index("unknown"), job_id) is None
+    assert works.state.client.pttl(works.state.keys.job(job_id)) > 0
+    assert works.slots() == 0
+    assert [kind for kind, _ in works.told.events].count("failed") == 1
+
+
+@pytest.mark.parametrize("policy", ["hold", "fail"])
+async def test_a_proof_takes_back_what_an_operator_attached_to_an_ended_job(
+    works: Works, policy: str
+) -> None:
+    """Then the provider refused it after all: there is no generation to ask for, and nothing to pay."""
+    job_id = works.enqueue(on_unknown=policy)
+    store = JobStore(works.state.client, works.state.keys, works.settings.limits)
+
+    async def be_resolved_and_refused(request: httpx.Request) -> httpx.Response:
+        if policy == "hold":
+            store.change(job_id, plan_cancel)
+        works.state.client.zadd(works.state.keys.index(f"submit:{LANE}"), {job_id: 1})
+        (taken_over,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await works.submit_stage.handle(taken_over)
+        store.change(job_id, lambda job: plan_resolve(job, "task_of_another", by="ops"))
+        return error(400, 400)(request)
+
+    await works.submit(cast("Answer", be_resolved_and_refused))
+    assert works.job(job_id).generation_id is None
+    assert works.state.client.zcard(works.state.keys.index(f"poll:{LANE}")) == 0
+    assert (works.job(job_id).hold_micros, works.job(job_id).accounting_open) == (0, False)
 
 
 async def test_policy_resubmit_once_is_armed_after_the_wait(works: Works) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -14,11 +15,13 @@ from producers.selection import Selection
 from shared.errors import TransitionRefused
 from shared.jobs.commands import plan_release
 from shared.jobs.enqueue import JobParams, header_json, job_arguments, new_job_ids
+from shared.jobs.schema import SCHEMA
 from shared.jobs.store import AsyncJobStore, JobStore
 from shared.redis.looks import Look, look
 from shared.redis.scripts import run
 from tests.integration.stages.conftest import LANE, Works, accepted, json_answer, raising
 from workers.stages.stage import Shop
+from workers.stages.stopping import AGAIN_MS, SELDOM_MS
 from workers.stages.sweep import AT_ONCE, Sweep
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from shared.jobs.job import Job
     from shared.jobs.transition import Applied, Transition
     from tests.conftest import State
+    from tests.integration.stages.conftest import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +61,16 @@ class Tended(Works):
         header = header_json("acme", name, webhook, self.settings.limits)
         assert run(self.state.client, "enqueue_jobs", self.state.keys.prefix, header, *args) == [0] * count
         return ids
+
+    def now_ms(self) -> int:
+        seconds, micros = self.state.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def submit_first(self, answer: Answer) -> None:
+        """Submit the job whose turn it is."""
+        self.answer = answer
+        (entry,) = (await self.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await self.submit_stage.handle(entry)
 
     def due(self, index: str) -> dict[str, float]:
         """What waits in an index, and until when."""
@@ -157,6 +171,23 @@ async def test_a_deadline_that_passes_during_a_submit_is_not_forgotten(tended: T
     assert (job.state, job.error_code, job.hold_micros) == ("failed", "expired", 0)
 
 
+async def test_a_deadline_is_kept_by_a_job_that_comes_back_from_unknown(tended: Tended) -> None:
+    """Given up by an heir, then proved not executed by its holder: it waits again, and for no longer than it may."""
+    job_id = tended.enqueue(deadline_at=FAR_AWAY_MS)
+    submits = tended.state.keys.index(f"submit:{LANE}")
+
+    async def sleep_and_be_throttled(request: httpx.Request) -> httpx.Response:
+        tended.state.client.zadd(submits, {job_id: 1})
+        (taken_over,) = (await tended.submit_stage.claim(LANE, 1, suspects=True)).entries
+        await tended.submit_stage.handle(taken_over)
+        assert tended.job(job_id).state == "unknown"
+        return json_answer(429, {"error": {"code": 429, "message": "m"}})(request)
+
+    await tended.submit(cast("Answer", sleep_and_be_throttled))
+    assert tended.job(job_id).state == "queued"
+    assert tended.due("expiring") == {job_id: FAR_AWAY_MS}
+
+
 async def test_a_job_that_is_gone_leaves_the_index(tended: Tended) -> None:
     """A record that was removed is not looked for every second, for ever."""
     tended.let_pass("expiring", "job_gone")
@@ -210,6 +241,40 @@ async def test_what_keeps_changing_is_tried_again(tended: Tended, index: str) ->
     assert (tended.job(job_id).state, tended.due(index)) == (after, {})
 
 
+class Slow:
+    """Jobs on a state server that takes its time: each change waits for the test."""
+
+    def __init__(self, jobs: AsyncJobStore) -> None:
+        self._jobs, self.asked = jobs, 0
+        self.waits, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def change(
+        self, job_id: str, plan: Callable[[Job], Transition | None]
+    ) -> tuple[Job, Applied | None]:
+        self.asked += 1
+        self.waits.set()
+        await self.answers.wait()
+        return await self._jobs.change(job_id, plan)
+
+
+async def test_sweeps_of_one_process_do_not_pile_up(tended: Tended) -> None:
+    """One is wanted every second, however long each takes: what asks while one runs leaves the work to it."""
+    ids = tended.enqueue_batch("b", 3, webhook="", deadline_at=FAR_AWAY_MS)
+    for job_id in ids:
+        tended.let_pass("expiring", job_id)
+    tended.sweep._jobs = slow = Slow(tended.sweep._jobs)  # type: ignore[assignment]  # stands in for it
+    first = asyncio.create_task(tended.sweep.run())
+    await slow.waits.wait()
+    slow.waits.clear()
+    second = asyncio.create_task(tended.sweep.run())
+    await asyncio.wait({second, asyncio.create_task(slow.waits.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    slow.answers.set()
+    await asyncio.gather(first, second)
+    assert (slow.asked, tended.due("expiring")) == (len(ids), {})
+    await tended.sweep.run()
+    assert slow.asked == len(ids)
+
+
 # --- the policy resubmit_once
 
 
@@ -253,6 +318,55 @@ async def test_other_policies_are_not_resubmitted(tended: Tended) -> None:
     """Hold is the default: nothing is armed."""
     await tended.unknown()
     assert tended.due("resubmit") == {}
+
+
+# --- the policy fail
+
+
+async def test_the_policy_fail_survives_its_worker(tended: Tended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker died right after it had recorded the unknown outcome: the sweep fails the job, and keeps its money."""
+    job_id = tended.enqueue(on_unknown="fail", webhook=WEBHOOK)
+    monkeypatch.setattr(tended.submit_stage, "_became_unknown", nothing)  # where it died
+    await tended.submit(raising(httpx.ReadTimeout("t")))
+    assert tended.job(job_id).state == "unknown"
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    job = tended.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", PRICE)
+    assert (job.accounting_open, tended.due("giving_up"), list(tended.due("unknown"))) == (True, {}, [job_id])
+    assert tended.events() == ["image.failed", "image.unknown"]
+    assert tended.told.events[-1] == ("failed", job_id)
+
+
+async def nothing(*_: object) -> None:
+    """What a dead worker does."""
+
+
+async def test_the_policy_fail_holds_for_a_generation_of_another_job(tended: Tended) -> None:
+    """The provider names a generation that another job has: that outcome is unknown, too."""
+    owner = tended.enqueue()
+    await tended.submit(accepted())
+    job_id = tended.enqueue(on_unknown="fail")
+    await tended.submit(accepted())
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    job = tended.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros) == ("failed", "unknown_outcome", PRICE)
+    assert tended.job(owner).state == "generating"
+
+
+@pytest.mark.parametrize("policy", ["hold", "fail"])
+async def test_the_policy_fail_leaves_alone_what_is_known_or_to_be_held(tended: Tended, policy: str) -> None:
+    """An entry says look, not fail: the record decides."""
+    job_id = await tended.unknown()
+    if policy == "fail":
+        tended.state.client.hset(
+            tended.state.keys.job(job_id), mapping={"on_unknown": policy, "state": "queued"}
+        )
+    tended.let_pass("giving_up", job_id)
+    await tended.sweep.run()
+    assert tended.job(job_id).state == ("queued" if policy == "fail" else "unknown")
+    assert tended.due("giving_up") == {}
 
 
 # --- batches
@@ -418,3 +532,49 @@ async def test_a_job_put_back_is_told_of_while_it_waits(tended: Tended) -> None:
     await tended.sweep.run()
     assert tended.told.events == [("retried", job_id)]
     assert tended.due("told") == {}
+
+
+# --- batches that reached a cap of their own
+
+
+async def test_a_stopped_batch_is_gone_through_seldom_while_only_a_person_can_end_it(tended: Tended) -> None:
+    """What may come back in a second is looked for every second; an unknown outcome may take days, and be one of 100,000."""
+    unknown, posting, queued = tended.enqueue_batch("b", 3, webhook="")
+    await tended.submit_first(raising(httpx.ReadTimeout("t")))
+    (claimed,) = (await tended.submit_stage.claim(LANE, 1, suspects=True)).entries
+    assert claimed.id == posting
+    tended.state.client.hset(tended.state.keys.batch("acme", "b"), "stopped", "max_cost")
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.job(queued).state == "cancelled"
+    assert tended.due("stopping")["acme:b"] - tended.now_ms() <= AGAIN_MS
+    tended.answer = json_answer(400, {"error": {"code": 400, "message": "no"}})
+    await tended.submit_stage.handle(claimed)
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.due("stopping")["acme:b"] - tended.now_ms() > SELDOM_MS / 2
+    release = plan_release(tended.job(unknown), by="ops")
+    assert release is not None
+    await tended.recorder.apply(release)
+    tended.let_pass("stopping", "acme:b")
+    await tended.sweep.run()
+    assert tended.due("stopping") == {}
+    assert "completed_at" in tended.batch("b")
+
+
+async def test_a_batch_of_a_later_version_does_not_end_the_sweep(tended: Tended) -> None:
+    """A job that this process cannot read is for others; whatever else is due is done."""
+    (newer,), (queued,) = tended.enqueue_batch("a", webhook=""), tended.enqueue_batch("b", webhook="")
+    tended.state.client.hset(tended.state.keys.job(newer), "v", SCHEMA + 1)
+    for name in "ab":
+        tended.state.client.hset(tended.state.keys.batch("acme", name), "stopped", "max_cost")
+        tended.let_pass("stopping", f"acme:{name}")
+    await tended.sweep.run()
+    assert tended.job(queued).state == "cancelled"
+    assert (
+        tended.state.client.hget(tended.state.keys.job(newer), "state"),
+        "acme:a" in tended.due("stopping"),
+    ) == (
+        b"queued",
+        True,
+    )

@@ -159,6 +159,15 @@ class Model:
         self._drop_lease(job)
         return place
 
+    def give_up(self, job_id: str) -> int:
+        """The policy `fail`: an end for its owner, while listing, hold and slot wait for the truth."""
+        job = self.jobs[job_id]
+        if job.state != "unknown":
+            return FENCED
+        job.move("failed")
+        job.accounting = True
+        return FIRST
+
     def requeue(self, job_id: str, intent: str) -> int:
         return self._came_to_nothing(job_id, intent, "queued")
 
@@ -167,16 +176,18 @@ class Model:
 
     def _came_to_nothing(self, job_id: str, intent: str, after: str) -> int:
         job = self.jobs[job_id]
-        places = {"submitting": FIRST, "cancelled": SECOND, "unknown": THIRD}
-        if job.intent != intent or job.state not in places:
+        places = {"submitting": FIRST, "cancelled": SECOND, "failed": THIRD, "unknown": FOURTH}
+        is_over = job.state == "failed" and not job.accounting
+        if job.intent != intent or job.state not in places or is_over:
             return FENCED
         place = places[job.state]
         self._release(job)
-        if place == SECOND:
-            job.intent, job.accounting = None, False
+        job.unknown = False
+        if place in (SECOND, THIRD):
+            job.intent, job.accounting, job.generation = None, False, None
+            self._leave(job, "poll")
         else:
             job.move(after)
-            job.unknown = False
             job.intent = None if after == "queued" else job.intent
         self._leave(job, "submit")
         self._drop_lease(job)

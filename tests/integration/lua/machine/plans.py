@@ -57,6 +57,10 @@ def refused(entry: Entry, intent_id: str) -> Transition:
     return submit_plans.plan_failed(entry, PLACE, intent_id, "refused:400", "no")
 
 
+def given_up(job_id: str) -> Transition:
+    return submit_plans.plan_give_up_unknown(job_id)
+
+
 def orphaned(entry: Entry) -> Transition:
     return submit_plans.plan_orphaned(entry, PLACE, poison_deaths=POISON_DEATHS, wait_ms=1000)
 

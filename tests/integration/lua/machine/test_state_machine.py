@@ -342,7 +342,7 @@ class Machine(RuleBasedStateMachine):
         if verb == "cancel":
             self._cancel(data)
             return
-        if (job_id := self._some_job(data, "unknown")) is None:
+        if (job_id := self._one_unknown(data, ended=verb != "resubmit")) is None:
             return
         job = self.world.job(job_id)
         match verb:
@@ -362,6 +362,18 @@ class Machine(RuleBasedStateMachine):
                 self.model.resubmit(job_id)
         assert plan is not None
         assert self.world.apply(plan) == [1]
+
+    def _one_unknown(self, data: st.DataObject, *, ended: bool) -> str | None:
+        """One that is listed as unknown: it may have ended for its owner."""
+        ids = sorted(job.id for job in self.model.jobs.values() if job.unknown and (ended or not job.ended))
+        return data.draw(st.sampled_from(ids)) if ids else None
+
+    @rule(target=sent, data=st.data())
+    def the_policy_gives_up(self, data: st.DataObject) -> Any:
+        """By its worker or by the sweep, at once or much later."""
+        if (job_id := self._some_job(data, "unknown")) is None:
+            return multiple()
+        return self._apply(plans.given_up(job_id), lambda: self.model.give_up(job_id))
 
     # --- time and trouble ---
 

@@ -76,7 +76,7 @@ class World(State):
         assert waiting == Counter({job.id: 1 for job in model.jobs.values() if job.state == "queued"})
 
     def _check_money(self, model: Model) -> None:
-        """Balances are the model's and the sum of the ledger; every currency sums to 0."""
+        """Balances are the model's and the sum of the ledger; a record stays while its bill is open."""
         balances = Counter({name: micros for name, micros in self.balances().items() if micros})
         assert balances == model.balances()
         assert sum(balances.values()) == 0
@@ -87,6 +87,10 @@ class World(State):
         assert {name: micros for name, micros in moved.items() if micros} == balances
         for job in model.jobs.values():
             assert int(self.record(job.id).get("hold", "0")) == job.hold, job
+            going = self.client.pttl(self.keys.job(job.id)) > 0  # by the server's own clock, in a week
+            assert going == (job.ended and not job.accounting), (
+                f"{job}: its record {'goes' if going else 'stays'}"
+            )
 
     def _check_counts(self, model: Model) -> None:
         raw: Any = self.client.hgetall(self.keys.counts)
