@@ -116,7 +116,7 @@ class Darkroom(Operating):
         seal=False, never if the iterable raises (what it gave since the last chunk is then not enqueued).
 
         Raises BacklogFull, BatchSealed, BatchCapsConflict, StateUnavailable or StorageError, each with `.receipt`: what was
-        acknowledged. Run again with idempotency keys: what was accepted comes back as duplicates.
+        acknowledged. Run again with the same idempotency keys: what was accepted comes back as duplicates.
         """
         receipt = BatchReceipt(batch, self._core.retention)
         try:

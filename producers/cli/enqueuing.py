@@ -241,8 +241,11 @@ def _enqueue(darkroom: Darkroom, plan: Plan, batch: str | None, lines: Lines) ->
                 on_disposition=took,
                 **options,
             )
-        except (DarkroomError, KeyboardInterrupt):
-            _print_stopped(plan, lines)
+        except (DarkroomError, KeyboardInterrupt) as why:
+            if lines.settled or isinstance(
+                why, KeyboardInterrupt
+            ):  # an error before says all there is to say
+                _print_stopped(plan, lines)
             raise
 
 
@@ -267,8 +270,6 @@ def _decimal(field: str, text: str | None) -> Decimal | None:
 
 def _print_stopped(plan: Plan, lines: Lines) -> None:
     """Say how far it came, and how to go on without paying for anything twice."""
-    if not lines.last_line:
-        return
     doubt = "; lines {} to {} may be in, too".format(*lines.in_doubt) if lines.in_doubt else ""
     keyed = plan.idempotency_prefix is not None or "idempotency_key" in plan.columns
     again = (

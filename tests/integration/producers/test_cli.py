@@ -366,6 +366,14 @@ def test_unknown_jobs_are_listed_and_decided(cli: Cli, darkroom: Darkroom, worke
     assert (early.returncode, "may still be in flight" in early.stderr) == (1, True)
     assert cli.run("unknown", "release", second, third).returncode == 0
     assert cli.run("unknown", "list").stdout == "no job has an unknown outcome\n"
+    queued = darkroom.enqueue(FOX).job_id
+    for words, done in (
+        (("resolve", "--generation-id", "g"), "resolved"),
+        (("resubmit",), "resubmitted"),
+        (("release",), "released"),
+    ):
+        refused = cli.run("unknown", *words, queued).stderr
+        assert f"is queued, and only a job with an unknown outcome can be {done}. See" in refused
 
 
 def test_wait_ends_with_the_last_job(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:
