@@ -227,24 +227,21 @@ def _enqueue(darkroom: Darkroom, plan: Plan, batch: str | None, lines: Lines) ->
     _, defaults = split_defaults(plan.job)
     options: Any = defaults
     with _progress(lines) as took:
+        of_batch: Any = {
+            "tenant": plan.tenant, "batch": batch, "batch_webhook": plan.batch_webhook,
+            "batch_caps": _batch_caps(plan),
+        }  # fmt: skip
         if plan.dry_run:
-            return darkroom.check_many(lines.items(), tenant=plan.tenant, on_disposition=took, **options)
+            return darkroom.check_many(lines.items(), on_disposition=took, **of_batch, **options)
         try:
             return darkroom.enqueue_many(
-                lines.items(),
-                tenant=plan.tenant,
-                batch=batch,
-                batch_webhook=plan.batch_webhook,
-                batch_caps=_batch_caps(plan),
-                seal=plan.seal,
-                keep=False,
-                on_disposition=took,
-                **options,
+                lines.items(), seal=plan.seal, keep=False, on_disposition=took, **of_batch, **options
             )
-        except (DarkroomError, KeyboardInterrupt) as why:
-            if lines.settled or isinstance(
-                why, KeyboardInterrupt
-            ):  # an error before says all there is to say
+        except KeyboardInterrupt:
+            _print_stopped(plan, lines)
+            raise
+        except DarkroomError:
+            if lines.settled:  # else the error says all there is to say
                 _print_stopped(plan, lines)
             raise
 

@@ -138,6 +138,26 @@ def test_a_dry_run_enqueues_nothing(cli: Cli, darkroom: Darkroom) -> None:
     assert darkroom.overview().counts["queued"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--batch", "a b"), "batch must be"),
+        (("--batch", "b", "--batch-webhook", "nowhere"), "webhook must be"),
+        (("--batch", "b", "--max-cost", "much"), "max_cost must be a number"),
+        (("--batch", "b", "--max-cost", "-1"), "max_cost must be more than 0"),
+        (("--batch", "b", "--max-failed", "100"), "max_failed_percent must be from 0 to under 100"),
+        (("--max-cost", "1"), "are those of a batch"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(cli: Cli, options: tuple[str, ...], says: str) -> None:
+    """Not only of the lines: what is said of the batch is judged, too."""
+    name = cli.write("foxes.jsonl", '{"prompt": "a fox"}\n')
+    for dry in ((), ("--dry-run",)):
+        done = cli.run("enqueue", name, *options, *dry)
+        assert (done.returncode, done.stdout) == (2, ""), (dry, done)
+        assert says in done.stderr
+
+
 def test_a_second_run_with_a_prefix_adds_nothing(cli: Cli, darkroom: Darkroom) -> None:
     """Keys made of prefix and line number make a run repeatable."""
     name = cli.write("foxes.jsonl", '{"prompt": "a"}\n{"prompt": "b"}\n')
@@ -196,12 +216,14 @@ def test_an_interrupt_says_how_far_it_came(cli: Cli, darkroom: Darkroom) -> None
     stdin = process.stdin
     assert stdin is not None
 
-    def queued() -> bool:
+    def queued() -> int:
         stdin.write('{"prompt": "a fox"}\n')  # an item that comes late sends those before it
         stdin.flush()
-        return darkroom.overview().counts["queued"] > 0
+        return darkroom.overview().counts["queued"]
 
-    until(queued, within_s=30)
+    until(lambda: queued() > 0, within_s=30)
+    first = queued()
+    until(lambda: queued() > first, within_s=30)  # a second chunk goes when the first is answered
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     enqueued = int(err.split("stopped near line ")[1].split(": ")[1].split()[0])
