@@ -52,7 +52,13 @@ class _Blocking(AbstractConnection):
 
 
 class _Asyncio(redis.asyncio.connection.AbstractConnection):
-    """The same for asyncio."""
+    """The same for asyncio; and its end is a lost connection however the event loop tells of it."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except RuntimeError as error:  # uvloop's, of a transport that has ended since the pool looked at it
+            raise redis.ConnectionError("the connection ended before it was written to") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:

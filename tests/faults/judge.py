@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ ENDS: Final = frozenset({"completed", "failed", "cancelled", "unknown"})
 TOLD_ENDS: Final = frozenset({"image.completed", "image.failed", "image.cancelled"})
 # Failed jobs that may have been charged: by the promise of each, ours or the provider's bill stays open.
 MAY_BE_CHARGED: Final = frozenset({"copy_failed", "lost", "poison", "released", "unknown_outcome"})
+JITTER_S: Final = 0.5  # of a machine that is busy: several workers and servers on few cores
+AHEAD_S: Final = 0.05  # permits are given out that much before their moment
 _MARKER: Final = re.compile(r"\[\[m:([^\]]+)\]\]")
 
 
@@ -97,7 +100,7 @@ def _judge_once(house: FaultHouse, ids: list[str], stored: Stored) -> Verdict:
         untold=sum((job.id, f"image.{job.state}") not in events for job in ended),
         wrong_bill=_wrong_bill(house, ended, charged),
         wrong_terminal=sum(_wrong_terminal(job, charged, events) for job in ended),
-        over_limit=_over_limit(house),
+        over_limit=_over_limit(house, jobs),
     )
 
 
@@ -149,16 +152,28 @@ def _wrong_terminal(job: Job, charged: Mapping[str, int], events: Mapping[tuple[
     return str(job.state) == "failed" and is_charged and job.error_code not in MAY_BE_CHARGED
 
 
-def _over_limit(house: FaultHouse) -> int:
-    """Ask the provider how far the account went beyond what it was set to. One lane is assumed."""
+def _over_limit(house: FaultHouse, jobs: list[Job]) -> int:
+    """Say how far the account went beyond what it was set to, by what the provider saw. One lane is assumed.
+
+    Of the rate: POSTs arrive as process and network let them, so they may come together by JITTER_S. The permits they
+    were given may not: they have the state server's time.
+    """
     account, stats = house.settings.accounts["main"], house.provider.get("/stats")
     running: int = max(stats["max_in_flight"].values(), default=0) - account.max_in_flight
     if not account.submit_per_s:
         return max(0, running)
-    # A second of the provider may hold the burst, the rate, and one that was late by a network's jitter.
-    most = math.ceil(account.submit_per_s) + account.submit_burst
+    most, most_given = (
+        math.ceil(account.submit_per_s * (1 + early_s)) + account.submit_burst
+        for early_s in (JITTER_S, AHEAD_S)
+    )
     too_fast: int = stats["max_submits_seen_in_1s"] - most
-    return max(0, running) + max(0, too_fast)
+    return max(0, running) + max(0, too_fast) + max(0, _fullest_second(jobs) - most_given)
+
+
+def _fullest_second(jobs: list[Job]) -> int:
+    """Count the intents of the second that has most of them."""
+    intents = sorted(job.intent_at for job in jobs if job.intent_at is not None)
+    return max((bisect_left(intents, at + 1000) - number for number, at in enumerate(intents)), default=0)
 
 
 def _damaged(job: Job, stored: Stored) -> int:

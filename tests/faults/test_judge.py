@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 JOBS = 6
 LOST_ANSWERS = 3  # fewer than open the breaker
 SLOTS = LOST_ANSWERS
+SUBMIT_PER_S = 10.0
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -91,15 +92,16 @@ def _sleeper_wakes(faults: FaultHouse, start: Start) -> tuple[Verdict, float]:
 def _settled_unheard(faults: FaultHouse, start: Start) -> tuple[Verdict, float]:
     """Let the bill of jobs that were cancelled while they ran be settled, and lose the answer to that."""
     proxy = faults.through("state")
-    poll = faults.settings.poll.model_copy(
-        update={"first_s": 2.5}
-    )  # the first poll finds it done, and cancelled
+    # The first poll finds it done, and cancelled, and nothing else of it is under way: an answer to that would be lost
+    # first, and a worker that waits for one writes no settlement.
+    poll = faults.settings.poll.model_copy(update={"first_s": 6.0})
     faults.settings = faults.settings.model_copy(update={"poll": poll})
     worker = start("w", **{VARIABLE: "poll.answered:1:STOP"})
     ids = faults.enqueue_for_judgement(JOBS)
     faults.until(lambda: faults.counts().get("generating") == JOBS, 30, "all accepted")
     for job_id in ids:
         faults.darkroom.cancel(job_id)
+    faults.quiet(JOBS)
     faults.until(lambda: is_gone(worker), 30, "a poll is answered")
     proxy.turn(LOSE_TO_CLIENT)
     worker.resume()
@@ -136,6 +138,17 @@ def _slots_full(faults: FaultHouse, start: Start) -> tuple[Verdict, float]:
     faults.settings = faults.settings.model_copy(update={"accounts": {"main": account}, "worker": worker})
     faults.provider.post("/control/settings", {"latency": 2})
     return _answers_lost(faults, start)
+
+
+def _many_at_a_rate(faults: FaultHouse, start: Start) -> tuple[Verdict, float]:
+    """Let two workers share a lane's rate, with jobs for three seconds of it."""
+    faults.lane(submit_per_s=SUBMIT_PER_S)
+    jobs = int(3 * SUBMIT_PER_S)
+    ids = faults.enqueue_for_judgement(jobs)
+    for name in ("one", "two"):
+        start(name)
+    recovered_s = faults.quiet(jobs)
+    return judge(faults, ids), recovered_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +212,16 @@ TRIALS = {
         ),
         ("over_limit",),
         LOST_ANSWERS,
+    ),
+    "permits twice as often": Trial(
+        "two workers share a rate",
+        _many_at_a_rate,
+        Break(
+            "shared/redis/lua/permits.lua",
+            "before + taken * rate.interval_us",
+            "before + taken * rate.interval_us / 2",
+        ),
+        ("over_limit",),
     ),
 }
 

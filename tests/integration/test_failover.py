@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from shared.redis.client import make_async_client, make_client
@@ -69,3 +71,24 @@ async def test_an_asyncio_client_follows(moved: tuple[Proxy, ValkeyProc, ValkeyP
     assert len(refusals) <= 5
     assert new.client().hget(KEYS.control, "freeze") == b"spending"
     await client.aclose()
+
+
+def test_a_connection_that_ends_between_the_look_at_it_and_the_write(
+    moved: tuple[Proxy, ValkeyProc, ValkeyProc],
+) -> None:
+    """A lost connection like any other, which callers expect and try again, though uvloop says RuntimeError of it."""
+    proxy, _, _ = moved
+
+    async def write() -> None:
+        client = make_async_client(RedisSettings(url=f"redis://{proxy.address}"))
+        pool: Any = client.connection_pool  # which the library has not typed
+        connection = await pool.get_connection()
+        proxy.reset_all()
+        await asyncio.sleep(0.1)  # the loop hears of it
+        with pytest.raises(RedisConnectionError):
+            await connection.send_command("PING")
+        await pool.release(connection)
+        assert await client.ping()
+        await client.aclose()
+
+    uvloop.run(write())
