@@ -361,6 +361,14 @@ def test_words_that_are_passed_on(place: Place, words: tuple[str, ...]) -> None:
     assert "Traceback" not in ran.err
 
 
+def test_a_port_that_is_taken(place: Place) -> None:
+    """One line with the address, and nothing else is tried."""
+    env = {"DARKROOM_FLOWER_AUTH": "operator:canary"}
+    port = str(place.stranger_port)
+    runs = {name: place.run((name, "--port", port), env=env) for name in ("flower", "exporter")}
+    assert complaints(runs, f"cannot be served at {HOST}:{port} (EADDRINUSE). Choose another") == []
+
+
 def test_help_of_a_part_of_the_sandbox_lists_its_options(place: Place) -> None:
     """The part's own, since the command has none."""
     for part, option in (("provider", "--latency"), ("sink", "--secret-env")):
