@@ -136,6 +136,8 @@ class Change:
 class Transition:
     """A guarded transition of one job. Exactly one of epoch and intent guards a worker's; an operator's has neither.
 
+    `without_intent` lets it pass only if the job has no intent; a `sole_intent` also if it is that one.
+
     Its notes, of the lane and of the object store (lane.lua, store_note.lua), are taken whether it is applied or not.
     """
 
@@ -144,6 +146,7 @@ class Transition:
     epoch: int | None = None
     intent_id: str | None = None
     without_intent: bool = False
+    sole_intent: str = ""
     held: str = ""
     lane_note: tuple[str | int, ...] = ()
     store_note: tuple[str | int, ...] = ()
@@ -158,8 +161,8 @@ class Transition:
             out["i"] = self.intent_id
         elif self.epoch is not None:
             out["e"] = self.epoch
-        if self.without_intent:
-            out["ni"] = 1
+        if self.without_intent or self.sole_intent:
+            out["ni"] = self.sole_intent or 1
         if self.held:
             out["h"] = self.held
         if self.lane_note:

@@ -176,12 +176,13 @@ TRIALS = {
         ("double_charged",),
         LOST_ANSWERS,
     ),
-    "no epoch": Trial(
+    "no epoch": Trial(  # nor the intent that is there: either of them alone stops the second POST
         "worker paused before its intent, woken during its heir's POST",
         _sleeper_wakes,
         Break(
             "shared/redis/lua/guard.lua",
-            "  if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end\n",
+            "  if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end\n"
+            "  if t.ni and job.intent_id and job.intent_id ~= t.ni then return nil, 0 end\n",
             "",
         ),
         ("double_charged",),

@@ -23,7 +23,10 @@ LATE_SLOT_MS = 25 * 3600 * 1000  # a generation attached late holds its slot unt
 
 
 def plan_intent(entry: Entry, lane: Lane, intent_id: str) -> Transition:
-    """Write the durable note before the POST; refused unless this process still holds the claim."""
+    """Write the durable note before the POST; refused unless this process still holds the claim.
+
+    And if another intent is there, whose POST may be under way: after a failover two holders may have one epoch.
+    """
     change = Change(
         before=SUBMITTING,
         after=SUBMITTING,
@@ -32,7 +35,7 @@ def plan_intent(entry: Entry, lane: Lane, intent_id: str) -> Transition:
         bump={"posts": 1},
         intent=(lane.name, 1),
     )
-    return Transition(job_id=entry.id, epoch=entry.epoch, changes=(change,))
+    return Transition(job_id=entry.id, epoch=entry.epoch, changes=(change,), sole_intent=intent_id)
 
 
 def plan_accepted(

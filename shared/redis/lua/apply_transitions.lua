@@ -3,7 +3,7 @@
 -- Atomic per transition: record, indexes, slot, money, batch, event and counts move together or not at all.
 -- ARGV: 1 prefix, 2 now_ms or "", 3 context JSON (see batch.lua; with audit {who, what, on, why}: noted if anything
 --   was applied), 4 transitions: JSON array of objects
---   {k kind, id, e epoch?, i intent?, ni 1: only without intent, lane: [lane, verb, ...]?,
+--   {k kind, id, e epoch?, i intent?, ni 1|intent: only without intent, or with this one, lane: [lane, verb, ...]?,
 --     st [object store: ok | trouble, after_ms, probe_ms]?, h held index?, v: [variant]}
 --   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
 --     o leave indexes?, n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]?

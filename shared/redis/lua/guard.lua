@@ -33,7 +33,7 @@ local function choose(t, job)
   end
   if not t.i and tonumber(job.v or "1") > (CTX.schema or 1) then return nil, 0 end -- a later version's
   if t.e and job.epoch ~= tostring(t.e) then return nil, 0 end
-  if t.ni and job.intent_id then return nil, 0 end
+  if t.ni and job.intent_id and job.intent_id ~= t.ni then return nil, 0 end
   for nr, variant in ipairs(t.v) do
     variant.nr = nr
     for _, state in ipairs(variant.f) do

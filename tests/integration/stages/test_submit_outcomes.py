@@ -10,9 +10,11 @@ import pytest
 
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
+from shared.jobs.transition import Applied
 from tests.integration.stages.conftest import LANE, Answer, accepted, json_answer, raising
 from workers import metrics
 from workers.http import HttpxClient
+from workers.stages.submit_plans import plan_intent
 
 if TYPE_CHECKING:
     from tests.integration.stages.conftest import Works
@@ -63,6 +65,26 @@ async def test_outcome(works: Works, answer: Answer, expected: dict[str, Any]) -
     record = works.lane_record()
     for field in ("closed_until", "blocked"):
         assert (field in record) == (expected.get("lane") == field)
+
+
+async def test_an_intent_of_another_holder_is_not_overwritten(works: Works) -> None:
+    """After a split of the servers two holders may have one epoch, each from its own side: only the first sends."""
+    job_id = works.enqueue()
+    works.answer = accepted()
+    (entry,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+    theirs = plan_intent(entry, works.lane, "ab" * 16)
+    assert await works.recorder.apply(theirs) is Applied.FIRST
+    await works.submit_stage.handle(entry)
+    assert works.requests == []
+    assert works.state.client.hget(works.state.keys.job(job_id), "intent_id") == b"ab" * 16
+
+
+async def test_an_intent_whose_answer_was_lost_is_written_again(works: Works) -> None:
+    """The same one: it is the holder's own."""
+    works.enqueue()
+    (entry,) = (await works.submit_stage.claim(LANE, 1, suspects=True)).entries
+    plan = plan_intent(entry, works.lane, "ab" * 16)
+    assert [await works.recorder.apply(plan) for _ in range(2)] == [Applied.FIRST] * 2
 
 
 async def test_unknown_is_never_sent_again(works: Works) -> None:
