@@ -107,9 +107,9 @@ def confirmed(question: str, answer: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{question} Add --yes, since nobody can be asked here.")
-    sys.stderr.write(f"{question} Type {answer} to go on: ")
-    sys.stderr.flush()
     try:
+        sys.stderr.write(f"{question} Type {answer} to go on: ")
+        sys.stderr.flush()
         typed = sys.stdin.readline()
     except KeyboardInterrupt:
         typer.echo("\nnothing was changed", err=True)
