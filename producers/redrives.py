@@ -202,7 +202,7 @@ def _redriven(job: Picked, verdict: Verdict, result: int | None) -> Redriven:
         job.fields.get("error_code", job.fields["state"]),
         outcome,
         job.number("est") if submits else 0,
-        job.fields.get("currency", ""),
+        job.fields.get("est_currency") or job.fields.get("currency", ""),
         verdict.pays_again,
     )
 

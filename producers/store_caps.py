@@ -48,7 +48,8 @@ def cap_rows(settings: Settings, now_ms: int) -> list[CapRow]:
     }
     for cap in settings.caps:
         if cap.scope != ANY_TENANT:
-            wanted[cap.scope, cap.window, cap.currency] = cap.limit_micros
+            place = (cap.scope, cap.window, cap.currency)
+            wanted[place] = min(wanted.get(place) or cap.limit_micros, cap.limit_micros)
     return [
         CapRow(scope, window, currency, limit, f"{currency}|{scope}|{period_name(window, now_ms)}")
         for (scope, window, currency), limit in wanted.items()

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LEAST_WAIT_S: Final = (
+    1.0  # Retry-After has whole seconds; 0, or a date that has passed, would make retries a loop
+)
 MAX_DOUBLINGS: Final = 62  # beyond every cap, and far from the overflow of a float
 
 
@@ -21,8 +24,8 @@ def backoff_s(attempt: int, *, base_s: float, cap_s: float, rng: Callable[[], fl
     return rng() * min(cap_s, math.ldexp(base_s, doublings))
 
 
-def clamp_retry_after(value: float | None, cap_s: float) -> float | None:
-    """Bound what a server asks for to 0 ... `cap_s`; None, or what is not a number, is no wish at all."""
+def clamp_retry_after(value: float | None, cap_s: float, least_s: float = 0.0) -> float | None:
+    """Bound what a server asks for to `least_s` ... `cap_s`; None, or what is not a number, is no wish at all."""
     if value is None or math.isnan(value):
         return None
-    return min(max(value, 0.0), cap_s)
+    return min(max(value, least_s), cap_s)

@@ -23,7 +23,8 @@ from shared.settings_section import SecretReference, Section
 from shared.settings_surface import DoorSettings, FlowerSettings, LogSettings, MetricsSettings
 
 DAY_S = 86_400
-Micros = Annotated[int, Field(ge=0, description="millionths of the account's currency unit")]
+MOST_MICROS = 10**12  # a million an image: scripts count in doubles, exactly to 2^53
+Micros = Annotated[int, Field(ge=0, le=MOST_MICROS, description="millionths of the account's currency unit")]
 
 
 class RedisSettings(Section):

@@ -192,6 +192,10 @@ class ObjectStore:
             await self._writer.make_async(Put(IDENTITY_KEY, name, len(name), "text/plain"))
         return (await self.read(IDENTITY_KEY)).decode(errors="replace")
 
+    async def is_there(self) -> bool:
+        """Say whether what answers is the store that `identity` was asked of: no empty mount point, no other bucket."""
+        return await self.head(IDENTITY_KEY) is not None
+
     async def probe(self) -> None:
         """Write, read and delete a small object: all that a worker needs to be allowed."""
         payload = secrets.token_bytes(16)

@@ -58,7 +58,11 @@ def _owned(kind: str, ident: str, record: dict[str, str]) -> Iterator[str]:
             yield escape(f"i:{record.get('tenant')}:{record.get('idempotency')}")
         case "d" if record.get("state") == DeliveryState.PENDING:
             yield escape(f"d:{ident}")
-        case "b" if "completed_at" not in record or record.get("done") != record.get("total"):
+        case "b" if (
+            "completed_at" not in record
+            or record.get("done") != record.get("total")
+            or int(record.get("held_micros", "0"))
+        ):
             yield escape(f"b:{ident}")
             yield escape(f"bj:{ident}")
             yield f"aside:*:{escape(ident)}"

@@ -105,7 +105,9 @@ class Runtime:
         self._loop, self._pacemaker_arm = loop, pacemaker_arm
         hooks = settings.webhooks
         policy = EgressPolicy(allow_private=hooks.allow_private, allow_http=hooks.allow_http)
-        self._egress = Egress(policy)  # builds an HTTP client: not on the event loop
+        # Building one makes an HTTP client: not on the event loop. Two, since who owns a webhook chooses its host, and
+        # so how long a look-up takes: images, which are paid for, do not wait for the same threads.
+        self._hook_egress, self._result_egress = Egress(policy), Egress(policy)
         self._suspects = Suspects()
         self._lease_client = make_client(settings.redis)
         self.leases = Leases(self._lease_client, self.keys, settings.worker, stuck=loop.is_stuck)
@@ -156,12 +158,12 @@ class Runtime:
             SubmitStage(shop, lanes, self._submit_http, Inputs(self._store), settings, self._spool),
             PollStage(shop, lanes, self._http, settings),
             NotifyStage(
-                shop, WebhookSender(self._egress, settings.webhooks.timeout_s), self._store, settings
+                shop, WebhookSender(self._hook_egress, settings.webhooks.timeout_s), self._store, settings
             ),
         ]
         if self._store is not None:
             downloader = Downloader(
-                self._egress,
+                self._result_egress,
                 settings.storage.temp_dir or self._store.staging or Path(tempfile.gettempdir()) / "darkroom",
                 settings.storage.max_image_bytes,
                 _result_hosts(settings),
@@ -256,7 +258,7 @@ class Runtime:
         transitions = await self._recorder.close(worker.shutdown_s / 2)
         self._spool.close()
         await self._presence.stop()
-        for client in (self._submit_http, self._http, self._egress):
+        for client in (self._submit_http, self._http, self._hook_egress, self._result_egress):
             await client.aclose()
         await self._client.aclose()
         return sum(members), transitions

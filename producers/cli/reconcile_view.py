@@ -28,6 +28,7 @@ _TITLES: Final = {
     Table.UNKNOWNS: "unknown outcomes",
     Table.AMOUNTS_DIFFER: "amounts differ",
 }
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _CSV: Final = (
     "table", "why", "job", "generation", "line", "at", "currency", "ours", "theirs", "our_images", "their_images",
     "likelihood", "candidates", "command",
@@ -56,7 +57,13 @@ def print_csv(verdict: Verdict) -> None:
     writer.writeheader()
     for finding in verdict.findings:
         row = _row(finding)
-        writer.writerow(row | {"candidates": " ".join(finding.candidates)})
+        theirs = {"generation": finding.generation_id, "candidates": " ".join(finding.candidates)}
+        writer.writerow(row | {name: _no_formula(text) for name, text in theirs.items()})
+
+
+def _no_formula(text: str) -> str:
+    """Quote what a spreadsheet would run: ids are the words of whoever made the export."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _row(finding: Finding) -> dict[str, Any]:

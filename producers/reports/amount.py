@@ -8,6 +8,7 @@ from typing import Final
 from shared.money.price import MICROS
 
 _MAX_DIGITS: Final = 24  # far beyond any bill; a longer text is not an amount
+_EXPONENTS: Final = range(-6, 16)  # of the first digit: neither finer than a micro-unit nor beyond any bill
 
 
 def decimal_text(micros: int) -> str:
@@ -24,8 +25,10 @@ def parse_micros(text: str) -> int:
         amount = Decimal(plain) if len(plain) <= _MAX_DIGITS else None
     except InvalidOperation:
         amount = None
-    if amount is None or not amount.is_finite():
+    if amount is None or not amount.is_finite() or amount.adjusted() >= _EXPONENTS.stop:
         raise ValueError("is not an amount")
+    if amount and amount.adjusted() < _EXPONENTS.start:
+        raise ValueError("is finer than a millionth")
     micros = amount * MICROS
     if micros != micros.to_integral_value():
         raise ValueError("is finer than a millionth")

@@ -24,7 +24,8 @@ class Table(StrEnum):
 class OurJob:
     """A job as our books have it. `delivered` images have a record, or are in the store; None is not known.
 
-    `missing`: delivered by the record, and not in the object store. `open`: under way, or its accounting is. `gone`:
+    `missing`: delivered by the record, and not in the object store. `open`: under way, or its accounting is.
+    `generation_id` is its last, "" if there is none or it is not known. `gone`:
     its record has expired; then the ledger has its cost, and the object store its images.
     """
 
@@ -37,6 +38,7 @@ class OurJob:
     missing: int = 0
     open: bool = False
     gone: bool = False
+    generation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

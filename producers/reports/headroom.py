@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from producers.store_caps import period_name
-from shared.money.caps import ANY_TENANT
+from shared.money.caps import tenant_caps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,9 +61,7 @@ def read_headrooms(books: Books, shapes: Mapping[Shape, int]) -> list[Headroom]:
 def _covering(settings: Settings, tenants: Sequence[str]) -> Iterator[tuple[str, CapSettings]]:
     """Give caps with the scope that they count: a tenant's own replaces the one for each, window by window."""
     for tenant in tenants:
-        own = {(cap.window, cap.currency): cap for cap in settings.caps if cap.scope == ANY_TENANT}
-        own |= {(cap.window, cap.currency): cap for cap in settings.caps if cap.scope == f"tenant:{tenant}"}
-        for cap in own.values():
+        for cap in tenant_caps(settings.caps, tenant):
             yield f"tenant:{tenant}", cap
     for cap in settings.caps:
         if cap.scope.startswith("account:"):
@@ -94,6 +92,7 @@ def _most(settings: Settings, shape: Shape, scope: str, currency: str) -> int:
         account.price_micros[shape.model]
         for account_name, account in settings.accounts.items()
         if account.currency == currency
+        and shape.model in account.models
         and shape.model in account.price_micros
         and (kind == "tenant" or account_name == name)
     ]

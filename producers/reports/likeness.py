@@ -12,6 +12,7 @@ somebody else's image. How likely:
 from __future__ import annotations
 
 import re
+import shlex
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
@@ -161,5 +162,7 @@ def _beside(row: UsageRow) -> str:
 
 
 def _resolved(suspect: Suspect, row: UsageRow, likelihood: Likelihood, why: str) -> Likely:
-    command = f"darkroom unknown resolve {suspect.job_id} --generation-id {row.generation_id}"
+    command = shlex.join(
+        ("darkroom", "unknown", "resolve", suspect.job_id, "--generation-id", row.generation_id)
+    )
     return Likely(suspect, row, likelihood, why, command if suspect.unknown else "", (row.generation_id,))

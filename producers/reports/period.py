@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _AGO: Final = re.compile(r"([0-9]{1,6}) ?([smhd])")
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -49,13 +50,15 @@ def parse_period(since: str | None, until: str | None, now_ms: Callable[[], int]
 
     `now_ms` is asked only for what counts from now. Raises ConfigurationError.
     """
-    period = Period(
-        _instant_ms("--since", since, now_ms, whole_day=False) if since is not None else None,
-        _instant_ms("--until", until, now_ms, whole_day=True) if until is not None else None,
-    )
-    if period.since_ms is not None and period.until_ms is not None and period.since_ms >= period.until_ms:
+    since_ms = _instant_ms("--since", since, now_ms, whole_day=False) if since is not None else None
+    until_ms = _instant_ms("--until", until, now_ms, whole_day=True) if until is not None else None
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise ConfigurationError("--since is not before --until. Give an earlier one.")
-    return period
+    # An entry has neither an instant before 1970 nor one that cannot be written.
+    return Period(
+        None if since_ms is None else min(max(since_ms, 0), _LAST_MS),
+        None if until_ms is None else min(max(until_ms, 1), _LAST_MS),
+    )
 
 
 def _instant_ms(option: str, text: str, now_ms: Callable[[], int], *, whole_day: bool) -> int:

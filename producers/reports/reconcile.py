@@ -28,6 +28,8 @@ RUNNING: Final = "still running at the provider"
 OPEN: Final = "still under way here"
 FORGOTTEN: Final = "older than 29 days: whose generation it was is no longer known"
 OTHER_CURRENCY: Final = "amount in another currency"
+REPEATED: Final = "a further line of a generation, which costs nothing"
+NO_LEDGER: Final = "its record has expired, and without times the ledger was not read"
 NO_TIME: Final = "without a time, and no job has its generation any more"
 
 
@@ -39,8 +41,8 @@ class Reconciliation:
 
     def __init__(self, currency: str, known_since_ms: int = 0) -> None:
         self._currency, self._known_since_ms = currency, known_since_ms
-        self._lines: dict[str, int] = {}
-        self._generations: dict[str, str] = {}  # of matched jobs: the first generation
+        self._lines: dict[str, int] = {}  # of generations; less than 0 while its lines cost nothing
+        self._generations: dict[str, str] = {}  # of matched jobs: the first generation that costs, or ""
         self._gone: dict[str, UsageRow] = {}  # matched by id, but the record has expired
         self._prompts: dict[str, str] = {}  # hash of a matched row's prompt: the job
         self._findings: list[Finding] = []
@@ -60,10 +62,22 @@ class Reconciliation:
         """Take a row with the job that has its generation."""
         self._rows += 1
         self._stretch(row)
-        known = self._lines.setdefault(row.generation_id, row.line)
-        if known != row.line:
-            self._add(Table.DOUBLE_SUBMITS, row, job, f"this generation is billed on line {known} already")
-        elif job is None:
+        known = self._lines.get(row.generation_id)
+        if known is None or (known < 0 and row.costs):
+            self._lines[row.generation_id] = row.line if row.costs else -row.line
+        elif not row.costs:
+            self._unjudged[REPEATED] += 1
+            return
+        else:
+            given_back = "" if row.billed else "; here, some of it is given back"
+            self._add(
+                Table.DOUBLE_SUBMITS,
+                row,
+                job,
+                f"this generation is billed on line {known} already{given_back}",
+            )
+            return
+        if job is None:
             self._stray(row)
         else:
             self._compare(row, job)
@@ -80,9 +94,10 @@ class Reconciliation:
             self._strays.append(row)
 
     def _compare(self, row: UsageRow, job: OurJob) -> None:
-        first = self._generations.setdefault(job.job_id, row.generation_id)
-        if first != row.generation_id:
-            self._add(Table.DOUBLE_SUBMITS, row, job, f"its generation {first} is in the export too")
+        first = self._generations.get(job.job_id, "")
+        self._generations[job.job_id] = first or (row.generation_id if row.costs else "")
+        if row.generation_id != (job.generation_id or first or row.generation_id):
+            self._compare_former(row, job, job.generation_id or first)
             return
         if row.prompt_sha256 is not None:
             self._prompts.setdefault(row.prompt_sha256, job.job_id)
@@ -91,9 +106,19 @@ class Reconciliation:
         elif job.open:
             self._unjudged[OPEN] += 1
         elif job.gone:
+            self._agree += job.job_id in self._gone  # by a generation that cost nothing, before this one
             self._gone[job.job_id] = row
         else:
             self._judge(row, job)
+
+    def _compare_former(self, row: UsageRow, job: OurJob, other: str) -> None:
+        """Take a generation that is not the one the job is compared by: it was submitted twice."""
+        if row.running:
+            self._unjudged[RUNNING] += 1
+        elif row.costs:
+            self._add(Table.DOUBLE_SUBMITS, row, job, f"its job was submitted again, as {other}")
+        else:  # the provider failed it, and the job was redriven
+            self._agree += 1
 
     def _judge(self, row: UsageRow, job: OurJob) -> None:
         """Note what differs, or that nothing does."""
@@ -147,10 +172,16 @@ class Reconciliation:
 
     # --- conclusions ---
 
-    def report(self, orphans: Mapping[str, str]) -> Verdict:
-        """Draw the conclusions. `orphans`: generation ids that came too late for their job's record, with the job."""
+    def report(self, orphans: Mapping[str, str], *, ledger_read: bool = True) -> Verdict:
+        """Draw the conclusions. `orphans`: generation ids that came too late for their job's record, with the job.
+
+        Without the ledger, nothing is known of jobs whose record is gone.
+        """
         for job_id, row in self._gone.items():
-            self._judge(row, OurJob(job_id, currency=self._currency, cost_micros=0))
+            if ledger_read:
+                self._judge(row, _unbilled(job_id, row, self._currency))
+            else:
+                self._unjudged[NO_LEDGER] += 1
         known = [row for row in self._strays if row.generation_id in orphans]
         strays = [row for row in self._strays if row.generation_id not in orphans]
         guesses, left = likely(self._suspects, strays, covered_until_ms=self._until_ms)
@@ -206,9 +237,15 @@ class Reconciliation:
         )  # fmt: skip
 
 
+def _unbilled(job_id: str, row: UsageRow, currency: str) -> OurJob:
+    """Give a job whose record is gone and that the ledger never billed; its images count where amounts do not tell."""
+    why = "our ledger billed nothing for it; its record has expired"
+    return OurJob(job_id, "", why, currency, 0, 0 if row.amount_micros is None else None, gone=True)
+
+
 def _fate(job: OurJob) -> str:
     if job.gone:
-        return "none of its objects is in the store; its record has expired"
+        return job.why or "none of its objects is in the store; its record has expired"
     return f"the job is {job.state}" + (f" ({job.why})" if job.why else "")
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 PIECE: Final = 500
 LOOKS: Final = 32  # at the object store, at once
-SHOWN_BROKEN: Final = 100
 NOT_LOOKED: Final = "objects were not looked for: what was delivered is what the records say"
 _DAY_MS: Final = 86_400_000
 KNOWN_MS: Final = 29 * _DAY_MS  # generation ids are kept 30 days
@@ -134,7 +133,7 @@ class _Reader:
             await self._match(piece)
         self._suspect_unknowns()
         notes = await self._read_ledger()
-        verdict = self._both.report(self._orphans())
+        verdict = self._both.report(self._orphans(), ledger_read=None not in self._both.period_ms)
         totals = (
             replace(total, day=day, model=model) for (day, model), total in sorted(self._totals.items())
         )
@@ -144,7 +143,7 @@ class _Reader:
         for row in rows:
             if not isinstance(row, BrokenRow):
                 yield row
-            elif len(self._broken) < SHOWN_BROKEN:
+            else:
                 self._broken.append((row.line, row.why))
 
     # --- rows of the export, and whose they are ---
@@ -284,7 +283,7 @@ def _our(job_id: str, job: Job | None, missing: int) -> OurJob:
         return OurJob(job_id, gone=True)
     return OurJob(
         job_id, job.state, job.error_code or "", job.currency, job.cost_micros, len(job.artifacts), missing,
-        open=not job.ended or job.accounting_open,
+        open=not job.ended or job.accounting_open, generation_id=job.generation_id or "",
     )  # fmt: skip
 
 

@@ -35,6 +35,9 @@ MAX_ROW_BYTES: Final = 1024 * 1024
 _DELIMITERS: Final[Mapping[str, Delimiter]] = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_SUFFIXES: Final = (".jsonl", ".ndjson")
 _MS_FROM: Final = 10**11  # a larger number is in milliseconds: as seconds it would be after the year 5000
+_SINCE_MS: Final = 946_684_800_000  # 2000-01-01
+_UNTIL_MS: Final = 7_258_118_400_000  # 2200-01-01
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,9})?")
 
 
@@ -64,6 +67,11 @@ class UsageRow:
         if self.images is not None:
             return self.images > 0
         return self.status not in FREE_WORDS
+
+    @property
+    def costs(self) -> bool:
+        """Say whether it moves money already: what is given back does, what is still running does not."""
+        return (self.amount_micros or 0) < 0 or (self.billed and not self.running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +163,8 @@ def _row(line: int, given: Callable[[str], Any], columns: Columns) -> UsageRow |
             line,
             generation_id,
             at_ms=_optional(text("at"), parse_instant_ms),
-            images=_optional(text("images"), _whole),
-            amount_micros=_optional(text("micros"), _whole)
+            images=_optional(text("images"), _images),
+            amount_micros=_optional(text("micros"), _micros)
             if text("micros")
             else _optional(text("amount"), parse_micros),
             status=text("status").lower(),
@@ -180,10 +188,21 @@ def prompt_hash(prompt: str) -> str:
 
 
 def parse_instant_ms(text: str) -> int:
-    """Read unix seconds, unix milliseconds or ISO 8601 (without a zone: UTC). Raises ValueError."""
-    if _NUMBER.fullmatch(text):
-        number = float(text)
-        return round(number if number >= _MS_FROM else number * 1000)
+    """Read unix seconds, unix milliseconds or ISO 8601 (without a zone: UTC). Raises ValueError.
+
+    An instant that cannot be a bill's is one read wrongly, such as a day without hyphens.
+    """
+    at_ms = _unix_ms(float(text)) if _NUMBER.fullmatch(text) else _iso_ms(text)
+    if not _SINCE_MS <= at_ms < _UNTIL_MS:
+        raise ValueError("has a time that is not of the years 2000 to 2199")
+    return at_ms
+
+
+def _unix_ms(number: float) -> int:
+    return round(number if number >= _MS_FROM else number * 1000)
+
+
+def _iso_ms(text: str) -> int:
     try:
         at = datetime.fromisoformat(text)
         return round(
@@ -193,10 +212,15 @@ def parse_instant_ms(text: str) -> int:
         raise ValueError("has a time that is neither unix time nor ISO 8601") from None
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError("has a number that is not whole")
+def _images(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("has a number that is not whole, or too large")
     return int(text)
+
+
+def _micros(text: str) -> int:
+    """Read whole micros; less than 0 if they were given back."""
+    return -_images(text[1:]) if text.startswith("-") else _images(text)
 
 
 def _optional(text: str, parse: Callable[[str], int]) -> int | None:

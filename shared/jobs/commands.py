@@ -138,6 +138,7 @@ def attach(
         keep_slot=(lane, slot_ms) if slot_ms else None,
         intent=(lane, 0),
         generation_id=generation_id,
+        keep=not live,
         note=note,
     )
 

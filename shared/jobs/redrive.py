@@ -23,7 +23,7 @@ GUARDED: Final = (
     "state", "error_code", "finished_at", "generation_id", "accounting", "hold", "settled", "cost_micros", "redrives",
 )  # fmt: skip
 REDRIVE_FIELDS: Final = (
-    *GUARDED, "model", "delivered", "intent_at", "deadline_at", "est", "currency", "possible_double_charge",
+    *GUARDED, "model", "delivered", "intent_at", "deadline_at", "est", "currency", "est_currency", "possible_double_charge",
 )  # fmt: skip
 # What belongs to the attempt that failed; `posts`, `resubmits` and the cost of what was paid stay.
 _OF_THE_ATTEMPT: Final = (

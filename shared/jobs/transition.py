@@ -70,7 +70,7 @@ class Change:
     doubt: bool = False
     generation_id: str = ""
     images: int = 0
-    keep: bool = False  # accounting stays open: no expiry yet
+    keep: bool = False  # accounting stays open, or is opened again: no expiry yet
     close_accounting: bool = False  # of a job that has ended: its retention starts now
     redrive: bool = False  # an operator's way out of an end
     forget: tuple[str, ...] = ()  # fields of the detail to remove
@@ -103,6 +103,8 @@ class Change:
         out["f"] = (self.before,)
         if (ends and not self.keep) or self.close_accounting:
             out["ttl"] = retain_ms
+        elif self.keep and not moved:
+            out["ttl"] = 0
         if moved:
             out |= self._move(ends=ends)
         return out

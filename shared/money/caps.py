@@ -32,18 +32,31 @@ def claim_caps(caps: Sequence[CapSettings], account: str, currency: str) -> dict
     of_currency = [cap for cap in caps if cap.currency == currency]
     mine = _pairs(cap for cap in of_currency if cap.scope == f"account:{account}")
     anyone = _pairs(cap for cap in of_currency if cap.scope == ANY_TENANT)
-    names = {cap.scope for cap in of_currency if cap.scope.startswith("tenant:")} - {ANY_TENANT}
-    tenants = {scope.removeprefix("tenant:"): _merged(of_currency, scope, anyone) for scope in sorted(names)}
+    scopes = {cap.scope for cap in of_currency if cap.scope.startswith("tenant:")} - {ANY_TENANT}
+    names = (scope.removeprefix("tenant:") for scope in sorted(scopes))
+    tenants = {name: _pairs(tenant_caps(of_currency, name)) for name in names}
     if not (mine or anyone or tenants):
         return None
     return {"account": mine, "any": anyone, "tenants": tenants}
 
 
+def tenant_caps(caps: Sequence[CapSettings], tenant: str) -> list[CapSettings]:
+    """Give the caps that cover a tenant: all of its own, and those of each tenant for other windows or currencies."""
+    own = [cap for cap in caps if cap.scope == f"tenant:{tenant}"]
+    places = {(cap.window, cap.currency) for cap in own}
+    return [
+        *own,
+        *(cap for cap in caps if cap.scope == ANY_TENANT and (cap.window, cap.currency) not in places),
+    ]
+
+
 def reject_caps(caps: Sequence[CapSettings], tenant: str) -> list[tuple[str, int, str]]:
     """Give (window, limit micros, currency) of the caps that refuse a tenant's new jobs."""
-    own = {(cap.window, cap.currency): cap for cap in caps if cap.scope == ANY_TENANT}
-    own |= {(cap.window, cap.currency): cap for cap in caps if cap.scope == f"tenant:{tenant}"}
-    return [(cap.window, cap.limit_micros, cap.currency) for cap in own.values() if cap.over_cap == "reject"]
+    return [
+        (cap.window, cap.limit_micros, cap.currency)
+        for cap in tenant_caps(caps, tenant)
+        if cap.over_cap == "reject"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +107,3 @@ def is_over(field: str, today: int) -> bool:
 
 def _pairs(caps: Iterable[CapSettings]) -> list[tuple[str, int]]:
     return [(cap.window, cap.limit_micros) for cap in caps]
-
-
-def _merged(
-    caps: Iterable[CapSettings], scope: str, anyone: Iterable[tuple[str, int]]
-) -> list[tuple[str, int]]:
-    own = _pairs(cap for cap in caps if cap.scope == scope)
-    windows = {window for window, _ in own}
-    return [*own, *(pair for pair in anyone if pair[0] not in windows)]

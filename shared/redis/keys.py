@@ -52,7 +52,7 @@ class Keys:
         return f"{self.prefix}d:{event_id}"
 
     def batch(self, tenant: str, name: str) -> str:
-        """Hash: counts by state, total, sealed, cost. `retain_batches_s` after completion."""
+        """Hash: counts by state, total, sealed, cost. `retain_batches_s` after completion, not while money is held."""
         return f"{self.prefix}b:{tenant}:{name}"
 
     def batch_jobs(self, tenant: str, name: str) -> str:

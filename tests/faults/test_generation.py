@@ -75,6 +75,12 @@ def _result(result: object) -> Callable[[Any], Any]:
     return change
 
 
+def _of_another(document: Any) -> Any:
+    """The answer that belongs to another generation, whose end is not this job's."""
+    document["data"] = {"id": document["data"]["id"][:-1] + "!", "status": "failed"}
+    return document
+
+
 TWISTS: dict[str, Callable[[], Twist]] = {
     "slow-loris: a byte every 0.3 s": lambda: Twist("poll", spoils.dripping(0.3, 4)),
     "half-open: silence": lambda: Twist("poll", spoils.silent(4)),
@@ -84,6 +90,7 @@ TWISTS: dict[str, Callable[[], Twist]] = {
     "an unknown status": lambda: Twist("poll", spoils.changed(_status("contemplating"))),
     "an empty list as data": lambda: Twist("poll", spoils.says({"code": 200, "data": []})),
     "null": lambda: Twist("poll", spoils.says(None)),
+    "the answer about another": lambda: Twist("poll", spoils.changed(_of_another)),
     "images as text": lambda: Twist("poll", spoils.changed(_result({"images": "soon"}))),
     "images as numbers": lambda: Twist("poll", spoils.changed(_result({"images": [1, 2]}))),
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workers.delivery.egress import Egress
     from workers.http.port import HttpResponse
 
+LOCAL_DISK = "local_disk"  # cause of a failure that is not the server's
 _HEADERS = (("Accept", "image/*"),)
 _MAX_REDIRECTS = 3
 _PREFIX = "darkroom-result-"
@@ -96,7 +97,7 @@ class Downloader:
                 return trouble or _examined(part)
         except OSError as error:  # of our file: the client gives its own as values
             return DownloadFailure(
-                DownloadTrouble.RETRY, "local_disk", f"writing the temporary file: {error.strerror}"
+                DownloadTrouble.RETRY, LOCAL_DISK, f"writing the temporary file: {error.strerror}"
             )
 
     async def _fill(self, part: _Part, url: str, deadline_s: float) -> DownloadFailure | None:

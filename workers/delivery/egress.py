@@ -31,6 +31,7 @@ from workers.http.pyreqwest_client import Pin, PyreqwestClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from concurrent.futures import Future
 
     from workers.http.port import HttpRequest, HttpResponse
 
@@ -228,33 +229,54 @@ def _unresolved(detail: str) -> HttpFailure:
     return HttpFailure(Sent.NOT_SENT, FailureCause.DNS_FAILED, detail)
 
 
+@dataclass(slots=True, eq=False)
+class _LookUp:
+    """One name: what a thread does, what those who wait see of it, and how many they are."""
+
+    work: Future[list[str]]
+    answer: asyncio.Future[list[str]]
+    waiting: int = 0
+
+
 class SystemResolver:
     """The system's name resolution, in threads of its own.
 
     A name server that hangs for some names must not take the few threads that everything else shares. Requests for
-    a name that is just being looked up share the answer; none is kept.
+    a name that is just being looked up share the answer; none is kept. What has not begun when the last of those who
+    wait gives up is dropped: else the names of later requests would wait behind those that nobody wants any more.
     """
 
     def __init__(self, threads: int = 16) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
-        self._running: dict[str, asyncio.Future[list[str]]] = {}
+        self._running: dict[str, _LookUp] = {}
 
     async def __call__(self, host: str) -> list[str]:
         """Give all addresses, the system's preference first. Raises OSError (gaierror) if there are none."""
-        lookup = self._running.get(host)
-        if lookup is None:
-            lookup = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
-            self._running[host] = lookup
-            lookup.add_done_callback(lambda done: self._ended(host, done))
-        return await asyncio.shield(lookup)
+        lookup = self._running.get(host) or self._begin(host)
+        lookup.waiting += 1
+        try:
+            return await asyncio.shield(lookup.answer)
+        finally:
+            lookup.waiting -= 1
+            if (
+                not lookup.waiting and lookup.work.cancel()
+            ):  # False if a thread is at it: then it is still shared
+                self._running.pop(host, None)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _ended(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
-        self._running.pop(host, None)
-        if not lookup.cancelled():
-            lookup.exception()  # seen, even if all who asked have given up
+    def _begin(self, host: str) -> _LookUp:
+        work = self._threads.submit(_look_up, host)
+        lookup = self._running[host] = _LookUp(work, asyncio.wrap_future(work))
+        lookup.answer.add_done_callback(lambda answer: self._ended(host, lookup, answer))
+        return lookup
+
+    def _ended(self, host: str, lookup: _LookUp, answer: asyncio.Future[list[str]]) -> None:
+        if self._running.get(host) is lookup:
+            del self._running[host]
+        if not answer.cancelled():
+            answer.exception()  # seen, even if all who asked have given up
 
 
 def _look_up(host: str) -> list[str]:

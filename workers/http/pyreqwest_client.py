@@ -169,14 +169,14 @@ async def _receive(
 ) -> _Head | HttpFailure:
     async with prepared as response:
         take, head = taker(response.status), _Head(response.status, _headers(response))
-        trouble = await _read(response, head, take, limit_bytes) if take is not None else None
+        trouble = await _read(response, take, limit_bytes) if take is not None else None
         return trouble or head
 
 
-async def _read(response: Response, head: _Head, take: Take, limit_bytes: int) -> HttpFailure | None:
+async def _read(response: Response, take: Take, limit_bytes: int) -> HttpFailure | None:
     received, reader = 0, response.body_reader
     try:
-        if _length(head) <= min(
+        if _length(response) <= min(
             limit_bytes, _EAGER_BYTES
         ):  # one step instead of two: no more than that can come
             take((await response.bytes()).to_bytes())
@@ -192,9 +192,14 @@ async def _read(response: Response, head: _Head, take: Take, limit_bytes: int) -
     return None
 
 
-def _length(head: _Head) -> float:
-    """Give what Content-Length promises, which the client holds the server to (RFC 9112 §6.3)."""
-    value = head.headers.get("content-length", "")
+def _length(response: Response) -> float:
+    """Give what Content-Length promises, which the client holds the server to (RFC 9112 §6.3).
+
+    Not beside a Transfer-Encoding, whatever that says: then the length counts for nothing, and the body may never end.
+    """
+    if "transfer-encoding" in response.headers:
+        return math.inf
+    value = next(iter(_texts(response, "content-length")), "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < _LENGTH_DIGITS else math.inf
 
 

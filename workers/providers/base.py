@@ -28,6 +28,6 @@ class Provider(Protocol):
         """Build the question where a generation is; free, and may be repeated."""
         ...
 
-    def poll_outcome(self, reply: HttpResponse | HttpFailure) -> PollOutcome:
-        """Say where the generation is. Never raises."""
+    def poll_outcome(self, reply: HttpResponse | HttpFailure, generation_id: str) -> PollOutcome:
+        """Say where the generation that was asked about is. Never raises."""
         ...

@@ -5,6 +5,8 @@ A submit is billed, so everything hangs on one question: can it have been accept
     no answer              not sent only if the port has proved it (unsendable if it took no such request at all);
                            else ambiguous
     2xx with an id         accepted, whatever else the answer says
+    an id at any other     ambiguous: what went wrong went wrong after it was made
+    several ids            ambiguous: a job has one generation, and an operator decides about the others
     2xx without            judged by the code inside, as if it were the status; without a telling one ambiguous
     a code that tells      not executed, billing, throttling, content: before the status, since the gateway dresses
                            them up (capacity as 400 or 500, an empty purse as 429)
@@ -14,9 +16,10 @@ A submit is billed, so everything hangs on one question: can it have been accept
 Decisions that are ours:
 
 - A 503 is ambiguous without a not-executed code: a proxy says 503 also after it has passed the request on.
-- 500 is a refusal if it says `build_request_failed` or "invalid" [observed: a bad size as 500], except in the words
-  of a server that could not read *its* upstream's answer ("invalid character '<' looking for ..."): that request was
-  passed on.
+- 500 is a refusal if it says `build_request_failed` or "invalid" [observed: a bad size as 500]. Not under a code that
+  names another step, such as `insert_task_failed`, which comes after the generation was made [seen in code: forks of
+  new-api], nor in the words of a server that could not read *its* upstream's answer or write its database ("invalid
+  character '<' looking for ...", "invalid connection"): that request was passed on.
 - Any 409 is ambiguous, and so is a clash of idempotency keys. `idempotency_in_progress` means that a copy of this
   very POST is under way (our key is new for each), and nobody re-sends.
 - 301, 307, 308 block the lane: they say that the resource is elsewhere, not that something was done. 302 and 303 are
@@ -25,7 +28,8 @@ Decisions that are ours:
   gateway's own router says `Invalid URL (POST /path)` in such an error, or 501 `api_not_implemented`
   [seen in code: one-api, new-api].
 
-Polls are free to repeat: what is not clear is asked again.
+Polls are free to repeat: what is not clear is asked again. So is what speaks of another generation than was asked for:
+believed, it would give a job the images of another.
 """
 
 from __future__ import annotations
@@ -45,10 +49,12 @@ from workers.providers.answer import (
 from workers.providers.generation import (
     UnreadableResult,
     generation_outcome,
+    names_another,
     polled_generation,
-    submitted_id,
+    submitted_ids,
 )
 from workers.providers.outcomes import (
+    ANOTHER_GENERATION,
     Accepted,
     Ambiguous,
     BlockCause,
@@ -150,10 +156,12 @@ _POLL_BLOCKS: Final = frozenset(
     {BlockCause.INVALID_API_KEY, BlockCause.PAYMENT_REQUIRED, BlockCause.FORBIDDEN, BlockCause.BILLING}
 )
 _NO_ROUTE: Final = re.compile(r"invalid url \((get|post) |plain http request was sent to https port")
-# How a server reports that it could not digest an answer of its upstream, or that it fell over midway.
+# How a server reports that it could not digest an answer of its upstream, store it, or that it fell over midway.
 _PASSED_ON: Final = re.compile(
-    r"invalid (character|memory|response|header|status|chunk|json)|panic|upstream|unmarshal"
+    r"invalid (character|memory|response|header|status|chunk|json|read|connection|transaction|byte|input syntax)"
+    r"|panic|upstream|unmarshal"
 )
+_BAD_REQUEST_WORD: Final = re.compile(r"(invalid(?!.*response).*)?")
 # "invalid task id", "task does not exist or has expired" [gateway pages, conflicting on 400 or 404].
 _NO_TASK: Final = re.compile(
     r"(invalid|unknown|no such) task|task.{0,40}(not exist|not found|expired|invalid|unknown)"
@@ -170,15 +178,23 @@ def classify_submit(reply: Reply, *, secret: str, now_s: float) -> SubmitOutcome
         return _submit_failure(reply, secret)
     document = read_json(reply.body)
     error = read_error(document, reply.body)
+    if generation_ids := submitted_ids(document):
+        return _submit_named(reply, generation_ids)
     if reply.status not in _SUCCESSES:
         return _submit_rejection(reply, reply.status, error, secret, now_s)
-    if generation_id := submitted_id(document):
-        return Accepted(generation_id)
     if document is UNREADABLE:
         return Ambiguous("unreadable_body")
     if not error.codes:
         return Ambiguous("no_generation_id")
     return _submit_rejection(reply, _inner_status(error), error, secret, now_s)
+
+
+def _submit_named(reply: HttpResponse, generation_ids: tuple[str, ...]) -> SubmitOutcome:
+    """Judge an answer with ids. A job has one generation: of several, the others would be billed and nobody's."""
+    named = " ".join(generation_ids)
+    if reply.status not in _SUCCESSES:
+        return Ambiguous("error_with_generation", named)
+    return Accepted(named) if len(generation_ids) == 1 else Ambiguous("several_generations", named)
 
 
 def _submit_failure(failure: HttpFailure, secret: str) -> SubmitOutcome:
@@ -241,16 +257,23 @@ def _is_bad_request_as_500(error: ProviderError) -> bool:
     text = error.message.lower()
     if error.has({"build_request_failed"}) or "build_request_failed" in text:
         return True
-    return error.is_json and "invalid" in text and not _PASSED_ON.search(text)
+    if not error.is_json or not _BAD_REQUEST_WORD.fullmatch(error.word.lower()):
+        return False
+    return "invalid" in text and not _PASSED_ON.search(text)
 
 
-def classify_poll(reply: Reply, *, secret: str, now_s: float) -> PollOutcome:
-    """Say what a reply to a status query means. Never raises. Arguments are those of `classify_submit`."""
+def classify_poll(reply: Reply, *, generation_id: str, secret: str, now_s: float) -> PollOutcome:
+    """Say what a reply to a status query about `generation_id` means. Never raises.
+
+    The other arguments are those of `classify_submit`.
+    """
     if isinstance(reply, HttpFailure):
         return PollUnclear(str(reply.cause))
     document = read_json(reply.body)
     generation = polled_generation(document) if reply.status in _SUCCESSES else None
     if generation is not None:
+        if names_another(generation, generation_id):
+            return PollUnclear(ANOTHER_GENERATION)
         return _polled(generation, secret)
     error = read_error(document, reply.body)
     if reply.status not in _SUCCESSES:

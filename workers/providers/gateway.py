@@ -65,8 +65,9 @@ class GatewayProvider:
         url = f"{self._base}/tasks/{quote(generation_id, safe='')}?language=en"
         return HttpRequest("GET", url, self._headers(), b"", deadline_s)
 
-    def poll_outcome(self, reply: HttpResponse | HttpFailure) -> PollOutcome:
-        return classify_poll(reply, secret=self._key.get_secret_value(), now_s=self._clock())
+    def poll_outcome(self, reply: HttpResponse | HttpFailure, generation_id: str) -> PollOutcome:
+        key = self._key.get_secret_value()
+        return classify_poll(reply, generation_id=generation_id, secret=key, now_s=self._clock())
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         return (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES: Final = 64  # the model makes 12 at most: more is not a result but noise
 URL_CHARS: Final = 8192
+_MAX_SUBMITTED: Final = 12  # as many as one request can have images
 
 # `completed`, `failed`, `cancelled` are documented; the others are how the code it is a fork of spells them.
 _DONE = frozenset({"completed", "succeeded", "success"})
@@ -27,14 +28,16 @@ class UnreadableResult(Exception):
     """Done, with a result in no shape that is known. Not the same as no images: those would be paid for and lost."""
 
 
-def submitted_id(document: object) -> str:
-    """Give the generation id of a submit's answer, or nothing. Four shapes of the envelope are in circulation."""
+def submitted_ids(document: object) -> tuple[str, ...]:
+    """Give the generation ids of a submit's answer: one as a rule, or none. Four shapes of it are in circulation."""
     data = document.get("data") if isinstance(document, dict) else None
-    if isinstance(data, list):
-        data = data[0] if data else None
-    if not isinstance(data, dict):
-        return ""
-    return id_of(data.get("task_id")) or id_of(data.get("id"))
+    entries = data if isinstance(data, list) else [data]
+    found = (_submitted_id(entry) for entry in entries[:_MAX_SUBMITTED])
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def _submitted_id(entry: object) -> str:
+    return id_of(entry.get("task_id")) or id_of(entry.get("id")) if isinstance(entry, dict) else ""
 
 
 def polled_generation(document: object) -> dict[str, Any] | None:
@@ -44,6 +47,15 @@ def polled_generation(document: object) -> dict[str, Any] | None:
         data = data[0]
     has_status = isinstance(data, dict) and isinstance(data.get("status"), str) and data["status"].strip()
     return data if has_status else None
+
+
+def names_another(generation: dict[str, Any], asked: str) -> bool:
+    """Say whether a generation has the name of another than was asked for.
+
+    A name that is not of the same length is of another kind (a row's number, a UUID) and says nothing.
+    """
+    names = {id_of(generation.get(field)).lower() for field in ("task_id", "id")}
+    return asked.lower() not in names and any(len(name) == len(asked) for name in names)
 
 
 def generation_outcome(generation: dict[str, Any], secret: str) -> PollOutcome:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 MESSAGE_CHARS: Final = 300
+ANOTHER_GENERATION: Final = "another_generation"  # cause of an answer that is not about what was asked
 
 
 class BlockCause(StrEnum):
@@ -83,9 +84,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It may have been accepted and billed. Never to be sent again blindly."""
+    """It may have been accepted and billed. Never to be sent again blindly.
+
+    `generation_id` is what an error names in spite of itself, or several ids with a space between: kept for whoever
+    resolves the job.
+    """
 
     cause: str
+    generation_id: str = ""
 
 
 SubmitOutcome = Accepted | NotSent | Unsendable | Throttled | NotExecuted | LaneBlocked | Refused | Ambiguous

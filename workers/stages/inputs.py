@@ -35,6 +35,15 @@ class Inputs:
         if self._store is None:
             raise StorageError("the job's input is in the object store, but storage is off. Turn it on.")
         key = url.removeprefix(REFERENCE)
-        content = await self._store.read(key)
+        content = await self._read(self._store, key)
         media_type = _MEDIA_TYPES[key.rsplit(".", 1)[-1]]
         return f"data:{media_type};base64,{b64encode(content).decode()}"
+
+    async def _read(self, store: ObjectStore, key: str) -> bytes:
+        """Read an input. Missing is only what a store that is there does not have: the store itself may come back."""
+        try:
+            return await store.read(key)
+        except StorageError as error:
+            if error.kind == "missing" and not await store.is_there():
+                raise StorageError("the object store is gone. Check storage.url.", key=key) from None
+            raise

@@ -23,6 +23,7 @@ from shared.webhooks.endpoints import resolve_endpoint
 from shared.webhooks.events import to_body
 from workers import crash_points, metrics
 from workers.delivery.webhook import Delivered, Disabled, TryLater, next_delivery_delay
+from workers.http.port import FailureCause
 from workers.stages.attempts import attempt
 from workers.stages.notify_events import batch_event, image_event
 
@@ -43,6 +44,8 @@ HEALTHY_SHARE: Final = 0.75
 SILENT_PLACES: Final = 4
 CROWDED_MS: Final = 1000
 UNCONFIGURED_MS: Final = 60_000
+# Dropped packets and a name server that does not answer hold a place as an endpoint does that never answers.
+_SILENCE: Final = frozenset({FailureCause.TIMEOUT, FailureCause.CONNECT_TIMEOUT, FailureCause.DNS_FAILED})
 REMEMBER_S: Final = 10.0
 REMEMBER_MAX: Final = 1000
 
@@ -124,15 +127,22 @@ class NotifyStage:
             )
         finally:
             self._busy[host] -= 1
+            if not self._busy[host]:
+                del self._busy[host]  # owners choose the hosts: those of all time would be too many
         crash_points.cross("notify.sent")
-        if isinstance(outcome, TryLater) and outcome.cause == "timeout":
-            self._silent.add(host)
-        else:
-            self._silent.discard(host)
+        self._note_silence(host, outcome)
         if isinstance(outcome, Delivered):
             waited_ms = entry.now_ms - (entry.number("created_at") or entry.now_ms)
             metrics.observe(metrics.NOTIFY, waited_ms / 1000 + time.monotonic() - sent_at)
         await self._record(entry, outcome, host)
+
+    def _note_silence(self, host: str, outcome: DeliveryOutcome) -> None:
+        """Remember who holds a place for as long as may be; one who is forgotten is found out again."""
+        self._silent.discard(host)
+        if isinstance(outcome, TryLater) and outcome.cause in _SILENCE:
+            if len(self._silent) >= REMEMBER_MAX:
+                self._silent.clear()
+            self._silent.add(host)
 
     async def _record(self, entry: Entry, outcome: DeliveryOutcome, host: str) -> None:
         match outcome:

@@ -84,7 +84,7 @@ def batch_event(entry: Entry, batch: Mapping[str, str]) -> BatchEvent:
             total=int(batch.get("total", 0)),
             counts={state: count for state, count in sorted(counts.items()) if count},
             images=int(batch.get("images", 0)),
-            currency=batch.get("currency"),
+            currency=batch.get("currency") or None,
             cost_micros=int(batch.get("cost_micros", 0)),
             max_cost_micros=_number_of(batch, "max_cost"),
             max_failed_percent=_percent(_number_of(batch, "max_failed_ppm")),

@@ -11,9 +11,10 @@ import structlog
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
 from shared.quota.poll_schedule import is_given_up, is_long_sequential, next_delay_s
-from shared.retry import clamp_retry_after
+from shared.retry import LEAST_WAIT_S, clamp_retry_after
 from workers import crash_points, metrics
 from workers.providers.outcomes import (
+    ANOTHER_GENERATION,
     Missing,
     PollBlocked,
     PollOutcome,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 THROTTLED_S: Final = 5.0
+_OTHER: Final = "the provider answered about another generation"
 
 
 class PollStage:
@@ -61,10 +63,11 @@ class PollStage:
             plan = self._poison(entry, lane)
             outcome: PollOutcome | None = None
         else:
+            generation_id = entry.fields["generation_id"]
             request = lane.provider.poll_request(
-                entry.fields["generation_id"], deadline_s=self._settings.worker.poll_timeout_s
+                generation_id, deadline_s=self._settings.worker.poll_timeout_s
             )
-            outcome = lane.provider.poll_outcome(await self._client.send(request))
+            outcome = lane.provider.poll_outcome(await self._client.send(request), generation_id)
             crash_points.cross("poll.answered")
             plan = self._plan(entry, lane, outcome)
             _count(entry, lane.name, outcome)
@@ -91,13 +94,15 @@ class PollStage:
             case Missing():
                 return self._missing(entry, lane)
             case PollThrottled():
-                asked = clamp_retry_after(outcome.retry_after_s, self._settings.retry.retry_after_cap_s)
+                cap_s = self._settings.retry.retry_after_cap_s
+                asked = clamp_retry_after(outcome.retry_after_s, cap_s, LEAST_WAIT_S)
                 delay_s = THROTTLED_S * (0.5 + random.random()) if asked is None else asked  # noqa: S311
                 return plans.plan_snooze(entry, lane, int(delay_s * 1000))
             case PollBlocked():
                 return plans.plan_snooze(entry, lane, BLOCK_PROBE_MS, note=f"poll refused: {outcome.cause}")
             case PollUnclear():
-                return plans.plan_snooze(entry, lane, self._delay_ms(entry))
+                note = _OTHER if outcome.cause == ANOTHER_GENERATION else ""
+                return plans.plan_snooze(entry, lane, self._delay_ms(entry), note=note)
         assert_never(outcome)
 
     def _succeeded(self, entry: Entry, lane: Lane, outcome: Succeeded) -> Transition:

@@ -51,9 +51,12 @@ def plan_snooze(
 def plan_delivered(
     entry: Entry, lane: Lane, images: Sequence[ResultImage], evidence: str | None, *, store: bool
 ) -> Transition:
-    """Settle at what came; copy it, or without storage end here with the provider's URLs."""
+    """Settle at what came; copy it, or without storage end here with the provider's URLs.
+
+    More than was asked for is not paid: the provider charges n in advance [vendor page], and no cap was asked for more.
+    """
     delivered = len(images)
-    settle = delivered * _price_micros(entry, lane)
+    settle = min(delivered, entry.number("n")) * _price_micros(entry, lane)
     urls = to_json([{"url": image.url, "expires_at": _expires_at(entry, image)} for image in images]).decode()
     fields: dict[str, str | int] = {"delivered": delivered, "partial": int(delivered < entry.number("n"))}
     detail: dict[str, str] = {"urls": urls} | ({"provider_cost": evidence} if evidence else {})

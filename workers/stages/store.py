@@ -24,7 +24,7 @@ from shared.retry import backoff_s
 from shared.storage import artifact_key
 from workers import crash_points, metrics
 from workers.claims import STORE_PROBE_MS
-from workers.delivery.download import Downloaded, DownloadFailure, DownloadTrouble
+from workers.delivery.download import LOCAL_DISK, Downloaded, DownloadFailure, DownloadTrouble
 from workers.providers.outcomes import Succeeded
 from workers.stages.attempts import attempt
 from workers.stages.stage import shown, succeeded, tell_redriven
@@ -173,7 +173,8 @@ class StoreStage:
         tries = entry.number("tries") + 1
         causes = _causes(problems)
         have = {artifact["index"] for artifact in copied}
-        expired = entry.now_ms >= min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
+        ends_at = min(each["expires_at"] for at, each in enumerate(urls) if at not in have)
+        expired = entry.now_ms >= ends_at and not all(map(_is_ours, problems))
         hopeless = tries >= HOPELESS_TRIES and any(map(_is_hopeless, problems))
         gone = any(map(_is_gone, problems))
         # After a redrive they may be long dead, and the provider may still have the images: it is asked once.
@@ -192,10 +193,9 @@ class StoreStage:
         lane = self._lanes.get(entry.fields.get("lane", ""))
         if lane is None:
             return None
-        request = lane.provider.poll_request(
-            entry.fields["generation_id"], deadline_s=self._settings.worker.poll_timeout_s
-        )
-        outcome = lane.provider.poll_outcome(await self._client.send(request))
+        generation_id = entry.fields["generation_id"]
+        request = lane.provider.poll_request(generation_id, deadline_s=self._settings.worker.poll_timeout_s)
+        outcome = lane.provider.poll_outcome(await self._client.send(request), generation_id)
         if not isinstance(outcome, Succeeded) or len(outcome.images) != len(urls):
             return None
         fresh = [
@@ -270,6 +270,11 @@ def _is_gone(problem: DownloadFailure | StorageError) -> bool:
 
 def _is_away(problem: DownloadFailure | StorageError) -> bool:
     return isinstance(problem, DownloadFailure) and problem.kind is DownloadTrouble.RETRY
+
+
+def _is_ours(problem: DownloadFailure | StorageError) -> bool:
+    """Say whether the image was there to be had, and only our store or disk did not take it."""
+    return problem.cause == LOCAL_DISK if isinstance(problem, DownloadFailure) else True
 
 
 def _is_hopeless(problem: DownloadFailure | StorageError) -> bool:

@@ -22,7 +22,7 @@ import structlog
 from shared.errors import StorageError
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Transition
-from shared.retry import backoff_s, clamp_retry_after
+from shared.retry import LEAST_WAIT_S, backoff_s, clamp_retry_after
 from workers import crash_points, metrics
 from workers.claims import POISON_DEATHS, Claim, Entry
 from workers.providers.outcomes import (
@@ -181,7 +181,7 @@ class SubmitStage:
                 code, message = "refused:unsendable", outcome.detail
                 return plans.plan_failed(entry, lane, intent_id, code, message, answered=False)
             case Throttled():
-                asked = clamp_retry_after(outcome.retry_after_s, retry.retry_after_cap_s)
+                asked = clamp_retry_after(outcome.retry_after_s, retry.retry_after_cap_s, LEAST_WAIT_S)
                 close_ms = int(1000 * (THROTTLE_S * (0.5 + random.random()) if asked is None else asked))  # noqa: S311
                 closed = (lane.name, "close", close_ms)
                 return plans.plan_requeue(
@@ -200,7 +200,12 @@ class SubmitStage:
                 )
             case Ambiguous():
                 return plans.plan_unknown(
-                    entry, lane, self._settings.worker, cause=outcome.cause, intent_id=intent_id
+                    entry,
+                    lane,
+                    self._settings.worker,
+                    cause=outcome.cause,
+                    intent_id=intent_id,
+                    generation_id=outcome.generation_id,
                 )
         assert_never(outcome)
 
@@ -212,15 +217,16 @@ class SubmitStage:
         if attempts >= self._settings.retry.submit_attempts:
             message = f"the provider did not execute it {attempts} times: {outcome.cause}"
             return plans.plan_failed(entry, lane, intent_id, "provider_unavailable", message)
-        asked = clamp_retry_after(outcome.retry_after_s, self._settings.retry.retry_after_cap_s)
-        delay_ms = self._backoff_ms(entry, "attempts") if asked is None else int(asked * 1000)
+        cap_s = self._settings.retry.retry_after_cap_s
+        asked = clamp_retry_after(outcome.retry_after_s, cap_s, LEAST_WAIT_S)
+        delay_ms = max(self._backoff_ms(entry, "attempts"), int(1000 * (asked or 0)))
         note = f"not executed: {outcome.cause}"
         return plans.plan_requeue(
             entry,
             lane,
             intent_id,
             note=note,
-            delay_ms=max(1, delay_ms),
+            delay_ms=delay_ms,
             counted=True,
             lane_note=(lane.name, "ok"),
         )

@@ -107,7 +107,7 @@ def plan_requeue(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(again, _nothing_owed(lane), _found_out(again)),
+        changes=(again, *_nothing_owed(lane), _found_out(again)),
         lane_note=lane_note,
     )
 
@@ -133,7 +133,7 @@ def plan_failed(
         job_id=entry.id,
         intent_id=intent_id,
         epoch=entry.epoch,
-        changes=(failed, _nothing_owed(lane), _found_out(failed)),
+        changes=(failed, *_nothing_owed(lane), _found_out(failed)),
         lane_note=lane_note,
     )
 
@@ -162,7 +162,7 @@ def plan_unknown(
             due_in=due if state is SUBMITTING else due[:1],
             keep_slot=(lane.name, int(settings.generation_max_s * 1000)),
             intent=(lane.name, 0),
-            note=f"outcome unknown: {cause}",
+            note=f"outcome unknown: {cause}" + (f", {generation_id}"[:300] if generation_id else ""),
         )
         for state in (SUBMITTING, CANCELLED)
     )
@@ -209,7 +209,7 @@ def plan_orphaned(entry: Entry, lane: Lane, *, poison_deaths: int, wait_ms: int 
         note="its worker died before the submit",
     )
     return Transition(
-        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)), without_intent=True
+        job_id=entry.id, epoch=entry.epoch, changes=(again, _nothing_owed(lane)[0]), without_intent=True
     )
 
 
@@ -228,16 +228,25 @@ def _found_out(change: Change) -> Change:
     )
 
 
-def _nothing_owed(lane: Lane) -> Change:
-    """Close the accounting of a job cancelled during a POST that came to nothing."""
-    return Change(
+def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
+    """Close the accounting of a job that was cancelled, or given up by its policy, during a POST that came to nothing."""
+    cancelled = Change(
         before=CANCELLED,
         after=CANCELLED,
-        clear=(*INTENT_FIELDS, "accounting"),
-        leave=(f"submit:{lane.name}",),
+        clear=(*INTENT_FIELDS, "accounting", "unknown_cause"),
+        leave=(f"submit:{lane.name}", f"poll:{lane.name}", "unknown"),
+        bump={"epoch": 1},  # who polls a generation that was attached by mistake is not to bring it back
         free_slot=lane.name,
         release=True,
         intent=(lane.name, 0),
         close_accounting=True,
         note="nothing was executed, free",
     )
+    # Its intent stays: the same answer, sent twice, finds it failed already.
+    failed = replace(
+        cancelled,
+        before=JobState.FAILED,
+        after=JobState.FAILED,
+        clear=(*LEASE_FIELDS, "accounting", "unknown_cause"),
+    )
+    return cancelled, failed

@@ -8,8 +8,8 @@
 --   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
 --     o leave indexes?, n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]?
 --     (<0 frees), intent [lane, 1|0]?, m [verb, micros]?, gen generation id?, p park?, fin 1? (-1: back from an end),
---     im images?, ev event?, ttl ms?, note?, ep [host before, host now, failed 0|1, created_at]? of a delivery
---     (endpoint.lua)}
+--     im images?, ev event?, ttl ms? (0: no more), note?, ep [host before, host now, failed 0|1, created_at]? of a
+--     delivery (endpoint.lua)}
 -- Returns per transition: K applied variant K | 0 fenced | -1 missing | -2 orphan generation | -3 generation taken
 --!include keys
 --!include clock

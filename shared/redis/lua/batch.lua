@@ -7,18 +7,25 @@ local function batch_event(tenant, name, event)
   delivery_create(id, event, CTX.delivery, tenant, { "batch", name })
 end
 
+-- Its retention starts when its jobs have ended and none holds money: else a cancelled or given up job's hold would be
+-- given back to nothing, or to another batch that was begun under its name.
+local function batch_expire(tenant, name)
+  redis.call("PEXPIRE", K.batch(tenant, name), CTX.retain_batch_ms)
+  redis.call("PEXPIRE", K.batch_jobs(tenant, name), CTX.retain_batch_ms)
+end
+
 -- Fires completion once, when sealed and every job is terminal; arms the stall timer when only unknown jobs are left.
 local function batch_check(tenant, name)
   local key, member = K.batch(tenant, name), tenant .. ":" .. name
   local h = redis.call("HMGET", key, "sealed", "total", "done", "parked", "completed_at", "webhook",
-    "max_failed_ppm", "n:" .. CTX.failed)
+    "max_failed_ppm", "n:" .. CTX.failed, "held_micros")
+  if not h[2] then return redis.call("DEL", key) end -- it had expired, and money came after it: nobody asks any more
   local total, done, parked = tonumber(h[2] or "0"), tonumber(h[3] or "0"), tonumber(h[4] or "0")
   if h[7] and tonumber(h[8] or "0") * 1000000 > tonumber(h[7]) * total then batch_stop(tenant, name, "max_failed") end
   if h[1] ~= "1" then return end
   if done == total then -- also once more, after a redrive of its jobs
     redis.call("HDEL", K.paused, "b|" .. tenant .. "|" .. name) -- nothing is left to resume
-    redis.call("PEXPIRE", key, CTX.retain_batch_ms)
-    redis.call("PEXPIRE", K.batch_jobs(tenant, name), CTX.retain_batch_ms)
+    if tonumber(h[9] or "0") == 0 then batch_expire(tenant, name) end
   end
   if h[5] then return end
   if done == total then
@@ -33,6 +40,7 @@ local function batch_check(tenant, name)
 end
 
 local touched = {} -- batches to check once the tally is written
+local function batch_touch(job) touched[K.batch(job.tenant, job.batch)] = { job.tenant, job.batch } end
 
 -- Moves one job of the batch between states. park: +1 into unknown, -1 out of it; done: 1 when it ends.
 local function batch_move(job, before, after, park, done, images)
@@ -43,7 +51,16 @@ local function batch_move(job, before, after, park, done, images)
   count(key, "parked", park)
   count(key, "done", done)
   count(key, "images", images)
-  if done == 1 or park ~= 0 then touched[key] = { job.tenant, job.batch } end
+  if done == 1 or park ~= 0 then batch_touch(job) end
+end
+
+-- What one of its jobs cost. Billed in a second currency, its sum is of none: "".
+local function batch_cost(job, micros)
+  if not job.batch or micros == 0 then return end
+  local key = K.batch(job.tenant, job.batch)
+  count(key, "cost_micros", micros)
+  local known = redis.call("HGET", key, "currency")
+  if known ~= job.currency then redis.call("HSET", key, "currency", known and "" or job.currency) end
 end
 
 local function batch_check_touched()

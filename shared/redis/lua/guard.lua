@@ -1,7 +1,7 @@
 -- Fragment: may a transition be applied, and which of its variants? See apply_transitions.lua for its shape.
 
 local FIELDS = { "state", "epoch", "intent_id", "tenant", "batch", "model", "lane", "rank", "hold", "settled",
-  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "held_day", "generation_id", "v" }
+  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "est_currency", "held_day", "generation_id", "v" }
 
 local function read_record(kind, id)
   local values, job = redis.call("HMGET", K.record(kind, id), unpack(FIELDS)), {}

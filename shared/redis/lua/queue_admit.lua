@@ -2,9 +2,14 @@
 
 local function take(id, job)
   commit_move(job, A.before, A.after, A.before)
+  local changes = { "state", A.after, "lane", A.lane, "claimed_at", NOW, "hold", job.cost, "held_day", TODAY,
+    "currency", A.currency }
+  if job.est and job.currency ~= A.currency and not job.est_currency then
+    changes[#changes + 1] = "est_currency"
+    changes[#changes + 1] = job.currency
+  end
   job.lane, job.currency = A.lane, A.currency
-  hand_over(id, 0, { "state", A.after, "lane", A.lane, "claimed_at", NOW, "hold", job.cost, "held_day", TODAY,
-    "currency", A.currency })
+  hand_over(id, 0, changes)
   redis.call("ZADD", K.slots(A.lane), "+inf", id)
   money_hold(job, id, job.cost)
   use_room(job, job.cost)
@@ -39,7 +44,7 @@ end
 -- The job to take now, or nil; a suspect (its last holder died) runs alone, others wait for the next call.
 local function admissible(id, rank, taken)
   local r = redis.call("HMGET", K.record("j", id), "state", "suspect", "deadline_at", "tenant", "batch", "n", "est",
-    "currency", "paused_at", "v")
+    "currency", "paused_at", "v", "est_currency")
   if r[1] ~= A.before then return nil end
   if is_newer(r[10]) then
     leave_alone(K.index("later:" .. A.model), id)
@@ -52,7 +57,8 @@ local function admissible(id, rank, taken)
   end
   if set_aside(id, rank, r[4], r[5], r[9]) then return nil end
   local cost = A.price_micros * tonumber(r[6])
-  local job = { tenant = r[4], batch = r[5] or nil, cost = cost, est = r[7], currency = r[8] }
+  local job = { tenant = r[4], batch = r[5] or nil, cost = cost, est = r[7], currency = r[8],
+    est_currency = r[11] }
   if r[2] ~= "1" then return job end
   if A.suspects == 1 and taken == 0 then return job, true end
   redis.call("ZADD", K.index("later:" .. A.model), NOW + 200, id)

@@ -32,10 +32,10 @@ local function queue_refusal(job)
   if job.batch and redis.call("HEXISTS", K.batch(job.tenant, job.batch), "stopped") == 1 then return 5 end
   if tenant_room(job.tenant) <= 0 then return 3 end
   if room <= 0 then return 4 end
-  if job.est and tonumber(job.est) > cap_room(job.tenant, job.currency) then return 6 end
+  if job.est and tonumber(job.est) > cap_room(job.tenant, currency_of_est(job)) then return 6 end
   room, tenant_rooms[job.tenant] = room - 1, tenant_rooms[job.tenant] - 1
   if job.est then
-    local key = job.tenant .. "|" .. job.currency
+    local key = job.tenant .. "|" .. currency_of_est(job)
     cap_rooms[key] = cap_rooms[key] - tonumber(job.est)
   end
   return nil

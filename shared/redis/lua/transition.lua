@@ -34,12 +34,10 @@ end
 
 local function write_money(t, job, v)
   if not v.m then return end
+  if job.batch and not v.t then batch_touch(job) end -- a bill that was open after the job's end
   if v.m[1] == "release" then return money_release(job, t.id) end
   if v.m[1] == "doubt" then return money_doubt(job, t.id) end
-  local spent = money_settle(job, t.id, v.m[2])
-  if not job.batch or spent == 0 then return end
-  count(K.batch(job.tenant, job.batch), "cost_micros", spent)
-  redis.call("HSETNX", K.batch(job.tenant, job.batch), "currency", job.currency)
+  batch_cost(job, money_settle(job, t.id, v.m[2]))
 end
 
 local function write_event(t, job, v)
@@ -48,13 +46,15 @@ local function write_event(t, job, v)
   delivery_create("evt_" .. t.id:gsub("^job_", "") .. "_" .. nr, v.ev, CTX.delivery, job.tenant, { "job", t.id })
 end
 
-local function expire(t, job, ttl)
+local function expire(t, job, ttl) -- 0: its retention stops
   local keys = { K.record(t.k, t.id) }
   if t.k == "j" then
     keys = { keys[1], K.spec(t.id), K.detail(t.id), K.timeline(t.id) }
     if job.idempotency then keys[5] = K.idempotency(job.tenant, job.idempotency) end
   end
-  for _, key in ipairs(keys) do redis.call("PEXPIRE", key, ttl) end
+  for _, key in ipairs(keys) do
+    if ttl == 0 then redis.call("PERSIST", key) else redis.call("PEXPIRE", key, ttl) end
+  end
 end
 
 local function apply(t, job, v)

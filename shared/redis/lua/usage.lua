@@ -23,10 +23,13 @@ local function hold_of_batch(job, micros)
   if job.batch then count(K.batch(job.tenant, job.batch), "held_micros", micros) end
 end
 
+-- A job is priced in one currency when it is enqueued; the lane that takes it may have another (`currency`, from then).
+local function currency_of_est(job) return job.est_currency or job.currency end
+
 -- A job that comes into the queue or leaves it: `est` is the most it can cost.
 local function commit_move(job, before, after, backlog)
   if not job.est or before == after then return end
   local by = (after == backlog and 1 or 0) - (before == backlog and 1 or 0)
-  count(K.usage, committed_field(job.currency, job.tenant), by * job.est)
+  count(K.usage, committed_field(currency_of_est(job), job.tenant), by * job.est)
   if job.batch then count(K.batch(job.tenant, job.batch), "queued_micros", by * job.est) end
 end

@@ -140,6 +140,29 @@ def test_an_endless_answer_is_cut_off(flavour: Flavour, head: bytes, chunk: byte
     assert server.peers[0].sent_bytes < 32 * MIB
 
 
+@pytest.mark.parametrize("coding", [b"chunked", b"identity", b"\xff", b"\xff, chunked"])
+def test_a_length_beside_a_transfer_encoding_bounds_nothing(flavour: Flavour, coding: bytes) -> None:
+    """Of the two headers the length is void: who believes a short one reads on without a limit."""
+    chunk = b"0" * 65536
+    if coding.endswith(b"chunked"):
+        chunk = b"10000\r\n" + chunk + b"\r\n"
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: " + coding + b"\r\n\r\n")
+        peer.write_without_end(chunk)
+
+    with RawServer(script) as server:
+        (outcome,) = exchange(flavour, HttpRequest("POST", server.url, max_response_bytes=MIB, deadline_s=8))
+    assert isinstance(outcome, HttpFailure)
+    assert outcome.sent is Sent.MAYBE_SENT
+    assert outcome.cause in {
+        FailureCause.RESPONSE_TOO_LARGE,
+        FailureCause.PROTOCOL,
+    }  # h11 takes no odd coding
+    assert server.peers[0].sent_bytes < 32 * MIB
+
+
 def test_an_interim_answer_is_passed_over(flavour: Flavour) -> None:
     """1xx is not the answer."""
 

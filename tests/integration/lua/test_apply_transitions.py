@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from shared.jobs.commands import plan_cancel, plan_release, plan_resolve, plan_resubmit
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from tests.integration.lua.conftest import LANE, PRICE
+from tests.integration.lua.machine.plans import delivered, entry_of, lost, not_sent, refused, snoozed
+from workers.claims import Entry
+from workers.stages.notify_events import batch_event
+from workers.stages.submit_plans import plan_accepted_late, plan_give_up_unknown
 
 if TYPE_CHECKING:
     from tests.integration.lua.conftest import State
@@ -189,6 +195,125 @@ def test_ended_record_expires_with_its_idempotency_key(state: State) -> None:
         ttl = state.client.pttl(key)
         owner = state.client.get(key) if b":i:" in key else key
         assert (ttl == -1) == (held.encode() in (owner or b"")), key
+
+
+def settled(state: State, job_id: str) -> Transition:
+    """The end of the accounting of a job that has ended, once its generation is done."""
+    (polled,) = state.claim_due(f"poll:{LANE}")[1]
+    assert polled["id"] == job_id
+    entry = entry_of(polled, f"poll:{LANE}", state.now_ms)
+    return delivered(entry, 1)
+
+
+def released(state: State, job_id: str) -> Transition:
+    plan = plan_release(state.job(job_id), by="ops")
+    assert plan is not None
+    return plan
+
+
+def test_a_late_generation_stops_the_retention_of_its_job(state: State) -> None:
+    """Attached a day before the record goes, it is still polled and charged after that day; then retention begins anew."""
+    job_id = unknown(state, idempotency_key="k1")
+    keys = [state.keys.job(job_id), state.keys.spec(job_id), state.keys.timeline(job_id)]
+    keys += [key.decode() for key in state.client.scan_iter(f"{state.keys.prefix}i:*")]
+    assert len(keys) == 4
+    for plan, forever in (
+        (released(state, job_id), False),
+        (plan_accepted_late(job_id, LANE, "i1", "task_late"), True),
+    ):
+        assert state.apply(plan)[0] >= Applied.FIRST
+        assert {state.client.pttl(key) == -1 for key in keys} == {forever}
+    assert state.apply(settled(state, job_id)) == [Applied.FIRST]
+    assert {state.client.pttl(key) == -1 for key in keys} == {False}
+    assert state.balances()["CNY|spent:acme"] == PRICE
+
+
+def test_a_batch_is_kept_while_money_is_held_for_it(state: State) -> None:
+    """Its jobs have ended, one with an open bill: else that hold would be given back to the next batch of its name."""
+    job_id = unknown(state, batch="b1")
+    gave_up = Change(before=JobState.UNKNOWN, after=JobState.FAILED, keep=True, fields={"accounting": "open"})
+    assert state.apply(Transition(job_id=job_id, changes=(gave_up,))) == [Applied.FIRST]
+    assert state.call("close_batch", _context(state), "acme", "b1", "seal") == 1
+    kept = (state.keys.batch("acme", "b1"), state.keys.batch_jobs("acme", "b1"))
+    assert state.client.hget(kept[0], "completed_at")
+    assert [state.client.pttl(key) for key in kept] == [-1, -1]
+    assert state.apply(released(state, job_id)) == [Applied.FIRST]
+    assert all(0 < state.client.pttl(key) <= state.limits.retain_batches_s * 1000 for key in kept)
+    assert state.client.hget(kept[0], "held_micros") == b"0"
+
+
+def test_a_batch_that_has_expired_does_not_come_back(state: State) -> None:
+    """What is charged for one of its jobs afterwards leaves no record of it."""
+    job_id = unknown(state, batch="b1")
+    assert state.apply(released(state, job_id)) == [Applied.FIRST]
+    state.client.delete(state.keys.batch("acme", "b1"), state.keys.batch_jobs("acme", "b1"))
+    assert state.apply(plan_accepted_late(job_id, LANE, "i1", "task_late")) == [Applied.THIRD]
+    assert state.apply(settled(state, job_id)) == [Applied.FIRST]
+    assert state.balances()["CNY|spent:acme"] == PRICE
+    assert not state.client.exists(state.keys.batch("acme", "b1"))
+
+
+def test_a_batch_of_several_currencies_has_none(state: State) -> None:
+    """A sum of yuan and dollars is of neither: the event says null, whatever was billed first."""
+    entry = Entry("evt_1", "notify", "d", 1, {"event": "batch.completed", "batch": "b1", "tenant": "acme"})
+    told = []
+    for lane in ({"currency": "CNY"}, {"currency": "USD", "price_micros": 30_000}, {"currency": "CNY"}):
+        (job_id,) = state.enqueue(batch="b1")
+        (row,) = state.claim_submit(**lane)[2]
+        done = Change(
+            before=JobState.SUBMITTING, after=JobState.FAILED, settle_micros=int(row["n"]) * 1000, leave=(f"submit:{LANE}",),
+        )  # fmt: skip
+        assert state.apply(Transition(job_id=job_id, epoch=int(row["epoch"]), changes=(done,))) == [
+            Applied.FIRST
+        ]
+        record: Any = state.client.hgetall(state.keys.batch("acme", "b1"))
+        batch = {name.decode(): value.decode() for name, value in record.items()}
+        told.append(batch_event(entry, batch).data.currency)
+    assert told == ["CNY", None, None]
+
+
+@pytest.mark.parametrize("ended_by", ["cancel", "policy"])
+@pytest.mark.parametrize("answer", ["refused", "not sent"])
+def test_an_answer_that_comes_after_all_closes_the_bill(state: State, ended_by: str, answer: str) -> None:
+    """Given up as unknown while its holder slept, and ended: the holder knows that nothing was executed."""
+    (job_id,) = state.enqueue()
+    (row,) = state.claim_submit()[2]
+    entry = entry_of(row, f"submit:{LANE}", state.now_ms)
+    state.intent(row)
+    if ended_by == "cancel":
+        cancel = plan_cancel(state.job(job_id), by="me")
+        assert cancel is not None
+        assert state.apply(cancel) == [Applied.FIRST]
+    assert state.apply(lost(entry, None))[0] >= Applied.FIRST
+    if ended_by == "policy":
+        assert state.apply(plan_give_up_unknown(entry)) == [Applied.FIRST]
+    assert state.client.zrange(state.keys.index("unknown"), 0, -1) == [job_id.encode()]
+    ended = state.job(job_id).state
+    late = refused(entry, "i1") if answer == "refused" else not_sent(entry, "i1", 100)
+    assert state.apply(late)[0] >= Applied.FIRST
+    job = state.job(job_id)
+    assert (job.state, job.hold_micros, job.unknown_cause, job.accounting_open) == (ended, 0, None, False)
+    assert state.client.zcard(state.keys.index("unknown")) == 0
+    assert state.client.zcard(state.keys.slots(LANE)) == 0
+    assert state.client.pttl(state.keys.job(job_id)) > 0
+
+
+def test_a_closed_bill_is_not_polled_on(state: State) -> None:
+    """Resolved by hand to a generation that was somebody's guess: who polls it just then must not bring it back."""
+    (job_id,) = state.enqueue()
+    (row,) = state.claim_submit()[2]
+    entry = entry_of(row, f"submit:{LANE}", state.now_ms)
+    state.intent(row)
+    assert state.apply(lost(entry, None)) == [Applied.FIRST]
+    assert state.apply(plan_give_up_unknown(entry)) == [Applied.FIRST]
+    guess = plan_resolve(state.job(job_id), "task_x", by="me")
+    assert guess is not None
+    assert state.apply(guess) == [Applied.FIRST]
+    (polled,) = state.claim_due(f"poll:{LANE}")[1]
+    assert state.apply(refused(entry, "i1")) == [Applied.THIRD]
+    assert state.apply(snoozed(entry_of(polled, f"poll:{LANE}", state.now_ms), 100)) == [Applied.FENCED]
+    assert state.client.zcard(state.keys.index(f"poll:{LANE}")) == 0
+    assert state.balances()["CNY|held:acme"] == 0
 
 
 def _context(state: State) -> bytes:

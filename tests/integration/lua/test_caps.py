@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic_core import to_json
 
+from producers.store_caps import cap_rows
 from shared.jobs.commands import plan_cancel, plan_resubmit
 from shared.jobs.lifecycle import JobState
 from shared.jobs.transition import Applied, Change, Transition
 from shared.money.caps import claim_caps, reject_caps
-from shared.settings import CapSettings
+from shared.settings import CapSettings, Settings
 from tests.integration.lua.conftest import LANE, MODEL, PRICE, State
 
 if TYPE_CHECKING:
@@ -194,6 +195,21 @@ def test_a_job_that_comes_back_is_committed_again(state: State) -> None:
     assert state.usage() == {"CNY|tenant:acme|q": PRICE}
 
 
+def test_what_is_committed_stays_in_the_currency_it_was_priced_in(state: State) -> None:
+    """A lane of another currency takes the job and gives it back: the cap that let it in still counts it."""
+    dollars: dict[str, Any] = {"currency": "USD", "price_micros": 30_000}
+    state.try_enqueue(1, caps=REJECT_ONE)
+    for _ in range(2):
+        (entry,) = state.claim_submit(**dollars)[2]
+        assert "CNY|tenant:acme|q" not in state.usage()
+        assert end(state, entry, after=JobState.QUEUED, queue=True) is Applied.FIRST
+        assert state.usage() == {"CNY|tenant:acme|q": PRICE}
+        assert state.try_enqueue(1, caps=REJECT_ONE)[1] == [6]
+    (entry,) = state.claim_submit()[2]
+    assert end(state, entry, release=False, settle_micros=PRICE) is Applied.FIRST
+    assert not [name for name in state.usage() if name.endswith("|q") or "USD" in name]
+
+
 def test_a_batch_stops_before_it_costs_too_much(state: State) -> None:
     """While its jobs hold money the others wait; when nothing is held and nothing more fits, it is stopped, once."""
     state.try_enqueue(4, batch="b", batch_caps={"max_cost": str(PRICE * 5 // 2)})
@@ -286,6 +302,24 @@ def test_a_tenants_own_cap_replaces_the_one_for_each() -> None:
     assert claim_caps(rows, "main", "USD") is None
     assert reject_caps(rows, "acme") == [("day", 5_000_000, "CNY")]
     assert reject_caps(rows, "other") == []
+
+
+def test_all_caps_of_one_scope_and_window_hold() -> None:
+    """To make jobs wait at one limit and to refuse them at another is no contradiction: neither hides the other."""
+    for limits in (("5", "wait", "9", "reject"), ("9", "reject", "5", "wait")):
+        rows = [
+            CapSettings(scope="tenant:acme", window="day", limit=limits[at], over_cap=limits[at + 1])
+            for at in (0, 2)
+        ]
+        rows.append(CapSettings(scope="tenant:*", window="day", limit="1", over_cap="reject"))
+        assert reject_caps(rows, "acme") == [("day", 9_000_000, "CNY")]
+        found = claim_caps(rows, "main", "CNY")
+        assert found is not None
+        assert sorted(found["tenants"]["acme"]) == [("day", 5_000_000), ("day", 9_000_000)]
+        settings = Settings(caps=rows)
+        assert [row.limit_micros for row in cap_rows(settings, 0) if row.scope == "tenant:acme"] == [
+            5_000_000
+        ]
 
 
 def test_the_question_of_a_claim_is_json(state: State) -> None:

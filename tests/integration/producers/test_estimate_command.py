@@ -147,3 +147,25 @@ def test_headroom_under_caps_is_told(cli: Cli, darkroom: Darkroom, worker: FakeW
     )
     assert "cap" not in cli.run("estimate", name, "--tenant", "acme").stdout
     state.owned.append("*")
+
+
+def test_an_account_is_asked_only_for_models_it_serves(cli: Cli) -> None:
+    """A price alone makes no lane: neither its own cap nor a tenant's counts what it could never take."""
+    prices = {"wan2.7-image": 900_000, "wan2.7-image-pro": 500_000}
+    env = {
+        "DARKROOM_ACCOUNTS": json.dumps(
+            {"default": {}, "pro": {"models": ["wan2.7-image-pro"], "price_micros": prices}}
+        ),
+        "DARKROOM_CAPS": json.dumps(
+            [
+                {"scope": "tenant:*", "limit": "0.50"},
+                {"scope": "account:default", "limit": "0.10"},
+                {"scope": "account:pro", "limit": "0.10"},
+            ]
+        ),
+    }
+    name = cli.write("one.jsonl", '{"prompt": "a fox"}\n')
+    done = cli.run("estimate", name, "--json", **env)
+    assert {cap["scope"]: cap["asked_micros"] for cap in json.loads(done.stdout)["caps"]} == {
+        "tenant:default": 200_000, "account:default": 200_000,
+    }  # fmt: skip

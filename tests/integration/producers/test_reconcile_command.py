@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from typing import TYPE_CHECKING
 
@@ -91,3 +93,42 @@ def test_files_that_cannot_be_read_are_told(cli: Cli) -> None:
     ):
         done = cli.run("reconcile", *args)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+
+
+def test_a_dirty_file_is_read_line_by_line(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:
+    """Marks, line ends, amounts and times without bounds, ids that a spreadsheet or a shell would run: all are told."""
+    billed(darkroom, worker, "g1")
+    darkroom.enqueue(FOX)
+    unknown = worker.make_unknown()
+    now = time.time()
+    lines = [
+        "generation,at,amount", f"g1,{now},0.20", "a,9999999999999999,0.20", "b,0001-01-01T00:00:00+14:00,0.20",
+        f"c,{now},1E999999", f"d,{now},1E99999", f'e,{now},"1,20"', f"=cmd|'x'!A1,{now},0.20",
+        *(f"f{at},{now},?" for at in range(200)),
+    ]  # fmt: skip
+    name = cli.write("bill.csv", "\ufeff" + "\r\n".join(lines))
+    found = cli.json("reconcile", name, "--no-objects", code=1)
+    assert [each["line"] for each in found["broken"]] == [3, 4, 5, 6, 7, *range(9, 209)]
+    assert "205 rows cannot be read" in cli.run("reconcile", name, "--no-objects").stdout
+    (guess,) = [each for each in found["findings"] if each["job"] == unknown]
+    assert guess["command"].endswith("""--generation-id '=cmd|'"'"'x'"'"'!A1'""")
+    table = cli.run("reconcile", name, "--no-objects", "--csv").stdout
+    (row,) = [each for each in csv.DictReader(io.StringIO(table)) if each["job"] == unknown]
+    assert (row["generation"], row["candidates"]) == ("'=cmd|'x'!A1", "'=cmd|'x'!A1")
+
+
+def test_without_times_an_expired_record_is_not_judged(
+    cli: Cli, darkroom: Darkroom, worker: FakeWorker, state: State
+) -> None:
+    """The ledger knows its cost, and which part of the ledger to read only times can say."""
+    at = time.time()
+    job_id = billed(darkroom, worker, "g1")
+    state.client.delete(state.keys.job(job_id), state.keys.spec(job_id))
+    without = cli.run("reconcile", cli.write("bill.csv", "generation,amount\ng1,0.20\n"), "--no-objects")
+    assert (without.returncode, "1 not judged (its record has expired" in without.stdout) == (0, True), (
+        without
+    )
+    timed = cli.run(
+        "reconcile", cli.write("bill.csv", f"generation,at,amount\ng1,{at},0.20\n"), "--no-objects"
+    )
+    assert (timed.returncode, "1 agree" in timed.stdout) == (0, True), timed.stdout

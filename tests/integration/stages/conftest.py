@@ -84,9 +84,10 @@ class Works:
         self.requests.append(request)
         return self.answer(request)
 
-    def enqueue(self, *, n: int = 1, **params: Any) -> str:
+    def enqueue(self, *, n: int = 1, image_urls: tuple[str, ...] = (), **params: Any) -> str:
         (job_id,) = new_job_ids(1)
-        request = json.dumps({"model": "wan2.7-image", "n": n, "prompt": "a"}).encode()
+        asked = {"model": "wan2.7-image", "n": n, "prompt": "a"}
+        request = json.dumps(asked | ({"image_urls": image_urls} if image_urls else {})).encode()
         arguments = job_arguments(job_id, request, "fp", "wan2.7-image", n, False, JobParams(**params))
         header = header_json("acme", None, None, self.settings.limits)
         assert run(self.state.client, "enqueue_jobs", self.state.keys.prefix, header, *arguments) == [0]

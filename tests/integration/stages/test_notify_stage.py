@@ -22,6 +22,7 @@ from shared.redis.scripts import run
 from shared.settings import EndpointSettings, StorageSettings, WebhookSettings
 from shared.settings_section import SecretReference
 from shared.storage import open_store
+from tests.contract.http.raw_http_server import full_backlog
 from tests.integration.stages.conftest import LANE, Works, accepted, json_answer, raising
 from tests.servers import SinkProc
 from workers.delivery.egress import Egress, EgressPolicy
@@ -774,3 +775,38 @@ async def test_a_silent_endpoint_holds_few_places_until_it_answers(telling: Tell
     for _ in range(SILENT_PLACES + 3):
         await telling.an_event("/slow/0.2")
     assert await delivered_at_once() == SILENT_PLACES + 3
+
+
+async def never(_host: str) -> list[str]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("silence", ["connect", "name"])
+async def test_an_endpoint_that_cannot_be_reached_holds_few_places(telling: Telling, silence: str) -> None:
+    """Dropped packets and a name server that does not answer are silence too: they hold a place as long."""
+    await telling.egress.aclose()
+    telling.egress = Egress(OPEN, resolver=never, connect_timeout_s=0.3)
+    telling.notify_stage = telling.stage(timeout_s=0.5)
+    with full_backlog() as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}" if silence == "connect" else "hooks.test"
+        await telling.an_event(webhook=f"http://{host}/")
+        await telling.notify()
+        for _ in range(SILENT_PLACES + 3):
+            await telling.an_event(webhook=f"http://{host}/")
+        entries = await telling.claim_deliveries()
+        await asyncio.gather(*map(telling.notify_stage.handle, entries))
+    tried = [each for each in entries if telling.delivery(each.id)["last_status"] != "endpoint busy"]
+    assert len(tried) == SILENT_PLACES
+
+
+async def test_hosts_that_were_told_are_not_remembered(telling: Telling) -> None:
+    """Owners choose them: a worker that keeps each grows for as long as it lives."""
+    telling.notify_stage = stage = telling.stage(timeout_s=0.2)
+    for last in range(1, 4):
+        await telling.an_event(webhook=telling.to("/hang").replace("127.0.0.1", f"127.0.0.{last}"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notify_module, "REMEMBER_MAX", 2)
+        await telling.notify()
+    assert not stage._busy
+    assert len(stage._silent) <= 2

@@ -53,6 +53,15 @@ async def test_fewer_images_are_partial_and_billed_as_delivered(works: Works) ->
     assert (job.state, job.partial, job.cost_micros) == ("completed", True, 2 * PRICE)
 
 
+async def test_more_images_than_asked_for_are_kept_and_not_paid(works: Works) -> None:
+    """The provider charges n in advance, and no cap was asked for more: all come, and n are settled."""
+    job_id = await generating(works)
+    await works.poll(task("completed", result=images(3)))
+    job = works.job(job_id)
+    assert (job.state, job.partial, job.cost_micros, job.hold_micros) == ("completed", False, PRICE, 0)
+    assert len(job.artifacts) == 3
+
+
 async def test_images_that_come_after_the_end_are_not_given_up(works: Works) -> None:
     """Completed without an image is asked once more: the end may be told before its images."""
     job_id = await generating(works)
@@ -107,6 +116,26 @@ async def test_not_done_is_a_snooze(works: Works, answer: Any) -> None:
     assert (job.state, job.hold_micros, job.polls, job.attempts) == ("generating", PRICE, 1, 0)
     assert works.state.client.zscore(works.state.keys.index("poll:main/wan2.7-image"), job_id)
     assert works.slots() == 1
+
+
+async def test_polls_too_fast_are_no_loop(works: Works) -> None:
+    """Not even if the provider says that no wait is needed: every answer would be followed by a question."""
+    job_id = await generating(works)
+    await works.poll(json_answer(429, {}, **{"Retry-After": "0"}))
+    seconds, micros = works.state.client.time()
+    due = works.state.client.zscore(works.state.keys.index("poll:main/wan2.7-image"), job_id)
+    assert due is not None
+    assert due - (seconds * 1000 + micros // 1000) > 800
+
+
+async def test_an_answer_about_another_generation_is_noted(works: Works) -> None:
+    """Its images are not taken, nothing is settled, and an operator sees why the job goes on."""
+    job_id = await generating(works)
+    body = {"code": 200, "data": {"id": "task_2", "status": "completed", "result": images(1)}}
+    await works.poll(json_answer(200, body))
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, job.cost_micros, job.artifacts) == ("generating", PRICE, 0, ())
+    assert job.timeline[-1].note == "the provider answered about another generation"
 
 
 async def age(works: Works, job_id: str, seconds: float) -> None:

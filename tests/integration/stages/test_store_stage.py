@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,12 +24,16 @@ from shared.jobs.store import JobStore
 from shared.settings import StorageSettings, WebhookSettings
 from shared.settings_section import SecretReference
 from shared.storage import open_store
-from tests.integration.stages.conftest import LANE, Works, accepted, json_answer
+from tests.integration.stages.conftest import LANE, Told, Works, accepted, json_answer
 from tests.process import free_ports
 from tests.servers import SandboxProc
 from tests.unit.workers.delivery.loopback_server import answer, ok, serving
+from workers.bootstrap import Runtime
+from workers.delivery import download
+from workers.delivery import egress as egress_module
 from workers.delivery.download import Downloader
 from workers.delivery.egress import Egress, EgressPolicy
+from workers.event_loop import EventLoop
 from workers.stages.stage import Shop
 from workers.stages.store import HOPELESS_TRIES, StoreStage
 
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from shared.settings import Settings
     from shared.storage import ObjectStore
     from tests.conftest import State
     from tests.unit.workers.delivery.loopback_server import LoopbackServer
@@ -149,9 +156,13 @@ class Storing(Works):
 def delivered(*urls: str, expires_at: int | None = FAR_S) -> Any:
     life = {} if expires_at is None else {"expires_at": expires_at}
     found = [{"url": [url], **life} for url in urls]
-    return json_answer(
-        200, {"code": 200, "data": {"id": "task_1", "status": "completed", "result": {"images": found}}}
-    )
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked = request.url.path.rpartition("/")[2]
+        data = {"id": asked, "status": "completed", "result": {"images": found}}
+        return httpx.Response(200, json={"code": 200, "data": data})
+
+    return reply
 
 
 def of_storage(state: State, folder: Path) -> Storing:
@@ -390,6 +401,30 @@ async def test_a_redriven_copy_fails_again_if_nobody_has_the_images(storing: Sto
 async def test_what_still_answers_after_its_time_is_stored(storing: Storing) -> None:
     """The provider's expiry is a hint: an image that can be had is taken."""
     job_id = await storing.storing(storing.gallery.put("/a.png", ok(picture())), expires_at=PAST_S)
+    await storing.copy()
+    assert storing.job(job_id).state == "completed"
+
+
+@pytest.mark.parametrize("trouble", ["store", "disk"])
+async def test_our_own_trouble_does_not_end_a_url_that_still_answers(
+    storing: Storing, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """The image is there to be had: it is waited for a store, or a disk, as it was before that time."""
+    job_id = await storing.storing(storing.gallery.put("/a.png", ok(picture())), expires_at=PAST_S)
+
+    async def away(*_args: Any, **_more: Any) -> None:
+        raise StorageError("object store: put failed", kind="unavailable")
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if trouble == "store":
+            patched.setattr(storing.store, "put_file", away)
+        else:
+            patched.setattr(download._Part, "write", full)
+        await storing.copy(2)
+    assert storing.job(job_id).state == "storing"
     await storing.copy()
     assert storing.job(job_id).state == "completed"
 
@@ -715,3 +750,70 @@ async def test_a_job_that_kills_its_workers_is_given_up(storing: Storing) -> Non
     await storing.copy()
     assert_copy_failed(storing, job_id, "died three times")
     assert storing.gallery.asked() == []
+
+
+# --- beside webhooks, in a worker
+
+
+RESULTS = "results.test"
+THREADS = 16  # of a resolver
+SECRET = "whsec_" + "YW5vdGhlciBzZWNyZXQgb2YgdGhlIHRlc3RzLi4uLi4="
+
+
+@dataclass
+class NameServer:
+    """It knows where the results are, and hangs for every other name until it is told to give up."""
+
+    began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    gives_up: threading.Event = field(default_factory=threading.Event)
+
+    def look_up(self, host: str) -> list[str]:
+        if host == RESULTS:
+            return ["127.0.0.1"]
+        self.began.release()
+        self.gives_up.wait(30)
+        raise OSError
+
+
+def settings_of(bench: Storing) -> Settings:
+    """Those of the bench, with a secret, and no more patience than a test has."""
+    secret = SecretReference(env="TESTS_RUNTIME_SECRET")
+    update = {
+        "webhooks": bench.settings.webhooks.model_copy(update={"secret": secret, "timeout_s": 30}),
+        "worker": bench.settings.worker.model_copy(update={"download_timeout_s": 3}),
+    }
+    return bench.settings.model_copy(update=update)
+
+
+def copied_while_webhooks_hang(bench: Storing, names: NameServer, job_id: str) -> str:
+    """Run a worker: first its webhooks, and once they keep every thread waiting, its copies. Give the job's state."""
+    settings = settings_of(bench)
+    loop = EventLoop()
+    loop.start()
+    runtime = Runtime(settings, "w2", loop, Told(), lambda *_due: None)
+    try:
+        runtime.spawn_stage("notify", "")
+        assert all(names.began.acquire(timeout=10) for _ in range(THREADS))
+        runtime.run_stage("store", "")
+        return bench.job(job_id).state
+    finally:
+        names.gives_up.set()
+        runtime.close()
+        loop.stop()
+
+
+async def test_names_of_webhooks_that_hang_do_not_hold_up_images(
+    storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Owners choose the hosts of webhooks, and so how long they take; the images are paid for."""
+    names = NameServer()
+    monkeypatch.setattr(egress_module, "_look_up", names.look_up)
+    monkeypatch.setenv("TESTS_RUNTIME_SECRET", SECRET)
+    monkeypatch.setenv("DARKROOM_API_KEY", "canary-key")
+    for nr in range(2 * THREADS):
+        storing.enqueue(webhook=f"http://{nr}.hooks.test/")
+        await storing.submit(json_answer(400, {"error": {"code": 400}}))
+    storing.gallery.put("/a.png", ok(picture()))
+    job_id = await storing.storing(f"http://{RESULTS}:{storing.gallery.server.port}/a.png")
+    state = await asyncio.to_thread(copied_while_webhooks_hang, storing, names, job_id)
+    assert state == "completed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,17 @@ import pytest
 from shared.jobs.commands import plan_cancel
 from shared.jobs.store import JobStore
 from shared.jobs.transition import Applied
+from shared.settings import StorageSettings
+from shared.storage import open_store
 from tests.integration.stages.conftest import LANE, Answer, accepted, json_answer, raising
 from workers import metrics
 from workers.http import HttpxClient
+from workers.stages.inputs import Inputs
 from workers.stages.submit_plans import plan_intent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.stages.conftest import Works
     from workers.http import HttpFailure, HttpRequest, HttpResponse
 
@@ -87,6 +93,15 @@ async def test_an_intent_whose_answer_was_lost_is_written_again(works: Works) ->
     assert [await works.recorder.apply(plan) for _ in range(2)] == [Applied.FIRST] * 2
 
 
+async def test_an_error_with_a_generation_keeps_its_id_for_the_operator(works: Works) -> None:
+    """A 429 is free, and sent again, unless it names what was made."""
+    job_id = works.enqueue()
+    await works.submit(json_answer(429, {"error": {"code": 429}, "data": [{"task_id": "task_9"}]}))
+    job = works.job(job_id)
+    assert (job.state, job.timeline[-1].note) == ("unknown", "outcome unknown: error_with_generation, task_9")
+    assert works.state.client.hget(works.state.keys.job(job_id), "claimed_generation_id") == b"task_9"
+
+
 async def test_unknown_is_never_sent_again(works: Works) -> None:
     """After an ambiguous answer nothing but an operator or a late id moves the job: no second POST."""
     job_id = works.enqueue()
@@ -131,6 +146,41 @@ async def test_what_cannot_be_sent_fails_at_once(works: Works) -> None:
     assert works.armed[-1] == ("notify", "", 0)
 
 
+async def with_input(works: Works, folder: Path) -> tuple[str, Path]:
+    """Enqueue a job with an input in a store of its own; give the job and the input's file."""
+    store = open_store(StorageSettings(url=f"file://{folder}"))
+    await store.identity()  # as every worker does when it starts
+    works.submit_stage._inputs = Inputs(store)
+    key = store.put_input("acme", b"pixels", "image/png", "png")
+    return works.enqueue(image_urls=(f"darkroom-input:{key}",)), folder / key
+
+
+async def test_an_input_that_is_gone_fails_the_job(works: Works, tmp_path: Path) -> None:
+    """Its store is there and does not have it: nothing is sent, and waiting would not help."""
+    job_id, file = await with_input(works, tmp_path / "objects")
+    file.unlink()
+    await works.submit(accepted())
+    job = works.job(job_id)
+    assert (job.state, job.error_code, job.hold_micros, works.requests) == ("failed", "input_missing", 0, [])
+
+
+async def test_a_store_that_is_gone_keeps_the_job(works: Works, tmp_path: Path) -> None:
+    """A bucket that was removed, a disk that is not mounted: every queued job with an input would fail."""
+    folder, away = tmp_path / "objects", tmp_path / "away"
+    job_id, _ = await with_input(works, folder)
+    folder.rename(away)
+    folder.mkdir()  # what a mount point is without its disk
+    await works.submit(accepted())
+    job = works.job(job_id)
+    assert (job.state, job.hold_micros, works.slots(), works.requests) == ("queued", 0, 0, [])
+    folder.rmdir()
+    away.rename(folder)
+    works.state.client.zadd(works.state.keys.index("later:wan2.7-image"), {job_id: 0})
+    await works.submit(accepted())
+    assert works.job(job_id).state == "generating"
+    assert json.loads(works.requests[0].content)["image_urls"] == ["data:image/png;base64,cGl4ZWxz"]
+
+
 async def test_retry_after_closes_the_lane_and_is_clamped(works: Works) -> None:
     """An absurd Retry-After is cut to the configured cap."""
     works.enqueue()
@@ -138,6 +188,31 @@ async def test_retry_after_closes_the_lane_and_is_clamped(works: Works) -> None:
     seconds, micros = works.state.client.time()
     left_ms = int(works.lane_record()["closed_until"]) - (seconds * 1000 + micros // 1000)
     assert 290_000 < left_ms <= 300_000
+
+
+NO_WAIT = {"0": "0", "a moment": "0.001", "passed": "Thu, 01 Jan 2026 00:00:00 GMT"}
+DATE = "Thu, 01 Jan 2026 00:01:00 GMT"
+
+
+@pytest.mark.parametrize("wait", NO_WAIT.values(), ids=NO_WAIT)
+async def test_a_wish_for_no_wait_is_no_loop(works: Works, wait: str) -> None:
+    """A lane without a rate would ask as fast as the answers come."""
+    works.enqueue()
+    await works.submit(error(429, 429, **{"Retry-After": wait, "Date": DATE}))
+    claim = await works.submit_stage.claim(LANE, 10, suspects=False)
+    assert (claim.entries, claim.reason) == ((), "closed")
+    assert 800 < claim.next_in_ms <= 1000
+
+
+@pytest.mark.parametrize("wait", NO_WAIT.values(), ids=NO_WAIT)
+async def test_a_wish_for_no_wait_does_not_burn_the_attempts(works: Works, wait: str) -> None:
+    """They are counted: all of them would be gone within a second of missing capacity."""
+    job_id = works.enqueue()
+    await works.submit(error(503, "get_channel_failed", **{"Retry-After": wait, "Date": DATE}))
+    seconds, micros = works.state.client.time()
+    due = works.state.client.zscore(works.state.keys.index("later:wan2.7-image"), job_id)
+    assert due is not None
+    assert due - (seconds * 1000 + micros // 1000) > 800
 
 
 async def test_not_executed_is_bounded(works: Works) -> None:

@@ -59,3 +59,12 @@ def test_every_wait_is_within_the_cap(attempt: int, base_s: float, cap_s: float,
 def test_retry_after_is_clamped(asked_s: float | None, kept_s: float | None) -> None:
     """A wish is kept within 0 and the cap; no wish stays no wish."""
     assert clamp_retry_after(asked_s, 300.0) == kept_s
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "cap_s", "kept_s"),
+    [(None, 300.0, None), (0.0, 300.0, 1.0), (1.5, 300.0, 1.5), (0.0, 0.5, 0.5)],
+)
+def test_a_wish_has_a_least_wait(asked_s: float | None, cap_s: float, kept_s: float | None) -> None:
+    """A wish for less is lengthened, never beyond the cap; no wish stays no wish."""
+    assert clamp_retry_after(asked_s, cap_s, least_s=1.0) == kept_s

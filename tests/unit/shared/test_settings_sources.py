@@ -38,6 +38,13 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     return write
 
 
+def test_a_price_that_scripts_cannot_count_is_refused() -> None:
+    """Lua counts exactly to 2^53: what is a million a picture, in micros, was meant otherwise."""
+    prices = {"wan2.7-image": 10**12 + 1}
+    with pytest.raises(ConfigurationError, match=r"price_micros\.wan2\.7-image: .* less than or equal to"):
+        load_settings(accounts={"main": {"price_micros": prices}})
+
+
 def test_a_stronger_reference_replaces_a_weaker_one_whole(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,23 @@ def test_other_notations(text: str, micros: int) -> None:
     assert parse_micros(text) == micros
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "0.0000001", "1,5", "1" * 30])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "nan",
+        "sNaN",
+        "inf",
+        "0.0000001",
+        "1,5",
+        "1" * 30,
+        "1e99999",
+        "-1e999999",
+        "1e999999999",
+        "1e-9999999",
+    ],
+)
 def test_what_is_no_amount(text: str) -> None:
     """It is refused, never rounded."""
     with pytest.raises(ValueError, match="is"):

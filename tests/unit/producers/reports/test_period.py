@@ -47,6 +47,20 @@ def test_an_open_period_holds_everything() -> None:
 
 
 @pytest.mark.parametrize(
+    ("since", "until"),
+    [("0001-01-01", None), ("999999d", None), (None, "1960-01-01"), (None, "999999d"),
+     ("9999-12-31T23:00:00-14:00", None), ("0001-01-01T00:00:00+14:00", "0002-01-01")],
+)  # fmt: skip
+def test_instants_beyond_all_entries(since: str | None, until: str | None) -> None:
+    """From the beginning or to the end of time: as far as entries can be, and it can be written."""
+    period = parse_period(since, until, lambda: NOW_MS)
+    for at_ms, text in ((period.since_ms, period.since_text), (period.until_ms, period.until_text)):
+        assert at_ms is None or 0 <= at_ms < 10**15
+        assert text is None or text.endswith("+00:00")
+    assert period.until_ms is None or (period.until_ms >= 1 and not period.holds(1))
+
+
+@pytest.mark.parametrize(
     ("since", "until", "says"),
     [("yesterday", None, "--since must be"), (None, "2026-13-01", "--until must be"),
      ("2026-01-01T00:00:00", None, "needs a time zone"), ("2026-01-02", "2026-01-01", "not before")],

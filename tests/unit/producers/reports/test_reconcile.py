@@ -8,7 +8,7 @@ import pytest
 
 from producers.reports.findings import OurJob, Table
 from producers.reports.likeness import Suspect, likely
-from producers.reports.reconcile import FORGOTTEN, OPEN, RUNNING, Reconciliation
+from producers.reports.reconcile import FORGOTTEN, NO_LEDGER, OPEN, REPEATED, RUNNING, Reconciliation
 from producers.reports.usage import UsageRow
 
 AT = 1_800_000_000_000
@@ -108,6 +108,65 @@ def test_double_submits() -> None:
     assert [(each.table, each.line, each.job_id) for each in found.findings] == [
         (Table.DOUBLE_SUBMITS, line, "job_1") for line in (3, 4, 5, 6)
     ]
+
+
+def test_what_costs_nothing_is_no_double_submit() -> None:
+    """A line that repeats a free one, or says first that it runs and then what it cost, bills nobody twice."""
+    both = Reconciliation("CNY", AT)
+    free = replace(ROW, generation_id="g0", amount_micros=0, images=0, status="failed")
+    for line in (2, 3):
+        both.match(replace(free, line=line), None)
+    running = replace(ROW, images=None, amount_micros=None, status="processing")
+    for line, row in ((4, running), (5, ROW), (6, replace(ROW, amount_micros=0, images=0))):
+        both.match(replace(row, line=line), DONE)
+    found = both.report({})
+    assert (found.findings, found.agree) == ((), 2)
+    assert dict(found.unjudged) == {RUNNING: 1, REPEATED: 2}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("first_is_free", [True, False])
+def test_a_redriven_job_is_compared_by_its_last_generation(gone: bool, first_is_free: bool) -> None:
+    """The provider failed the first, free of charge: both sides agree, in whatever order their lines are."""
+    both = Reconciliation("CNY", AT)
+    free = replace(ROW, line=3, generation_id="g0", amount_micros=0, images=0, status="failed")
+    job = OurJob("job_1", gone=True) if gone else replace(DONE, generation_id="g1")
+    for row in (free, ROW) if first_is_free else (ROW, free):
+        both.match(row, job)
+    both.expect(replace(DONE, gone=gone), covered=True, generation_id="g1")
+    found = both.report({})
+    assert (found.findings, found.agree) == ((), 2)
+
+
+def test_a_job_that_was_paid_twice() -> None:
+    """It is compared by its last generation, and the one before is a double submit, whichever comes first."""
+    for rows in (
+        (ROW, replace(ROW, line=3, generation_id="g2")),
+        (replace(ROW, line=1, generation_id="g2"), ROW),
+    ):
+        both = Reconciliation("CNY", AT)
+        for row in rows:
+            both.match(row, replace(DONE, cost_micros=400_000, generation_id="g2"))
+        assert [(each.table, each.generation_id) for each in both.report({}).findings] == [
+            (Table.DOUBLE_SUBMITS, "g1"), (Table.AMOUNTS_DIFFER, "g2"),
+        ]  # fmt: skip
+
+
+def test_a_record_that_is_gone_and_a_ledger_that_has_nothing() -> None:
+    """The export bills images without saying their amount: nothing of it agrees. Nor does it, if no ledger was read."""
+    said = {True: {}, False: {NO_LEDGER: 1}}
+    for read, unjudged in said.items():
+        both = Reconciliation("CNY", AT)
+        both.match(replace(ROW, amount_micros=None), OurJob("job_1", gone=True))
+        found = both.report({}, ledger_read=read)
+        assert (found.agree, dict(found.unjudged)) == (0, unjudged)
+        assert [each.table for each in found.findings] == [Table.PAID_NOT_DELIVERED] * read
+
+
+def test_a_command_is_one_command_whatever_the_export_has() -> None:
+    """Somebody is going to paste it into a shell."""
+    (guess,), _ = likely([LOST], [replace(ROW, generation_id="$(reboot); g1")], covered_until_ms=None)
+    assert guess.command == "darkroom unknown resolve job_1 --generation-id '$(reboot); g1'"
 
 
 def test_a_submit_that_was_sent_again_names_its_first_generation() -> None:

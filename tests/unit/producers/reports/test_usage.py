@@ -105,6 +105,25 @@ def test_a_file_that_cannot_be_read(text: bytes, name: str, columns: dict[str, s
     assert rows(b"", "x.csv", {}) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["9999999999999999", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "1960-01-01", "0", "20261128"]
+)  # fmt: skip
+def test_times_that_cannot_be(text: str) -> None:
+    """No provider billed before the year 2000: the row is told, not counted in a year that there is not."""
+    assert rows(f"generation,at\ng1,{text}\n".encode(), "x.csv", {}) == [
+        BrokenRow(2, "has a time that is not of the years 2000 to 2199")
+    ]
+
+
+def test_whole_numbers() -> None:
+    """Micros may be given back, images not; a number without end is told by a sentence of ours."""
+    text = f"generation,micros,images\ng1,-200000,1\ng2,,-1\ng3,,{'9' * 5000}\ng4,{'9' * 40},\n".encode()
+    first, *broken = rows(text, "x.csv", {})
+    assert isinstance(first, UsageRow)
+    assert (first.amount_micros, first.billed) == (-200_000, False)
+    assert broken == [BrokenRow(line, "has a number that is not whole, or too large") for line in (3, 4, 5)]
+
+
 def test_instants() -> None:
     """Seconds, milliseconds, ISO 8601; without a zone it is UTC."""
     same = ("1769853600", "1769853600000", "2026-01-31T10:00:00", "2026-01-31T11:00:00+01:00")

@@ -6,12 +6,14 @@ import asyncio
 import shlex
 import ssl
 import subprocess
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.workers.delivery.loopback_server import answer, ok, serving, serving_on_one_port
+from workers.delivery import egress as egress_module
 from workers.delivery.egress import Egress, EgressPolicy, SystemResolver
 from workers.http import FailureCause, HttpFailure, HttpRequest, HttpResponse, Sent
 
@@ -254,6 +256,36 @@ def test_a_look_up_survives_the_caller_who_began_it() -> None:
         assert "127.0.0.1" in await second
         resolver.close()
 
+    asyncio.run(run())
+
+
+def test_names_that_nobody_waits_for_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name servers that hang would be asked for what was given up long ago, and those who wait come after it."""
+    looked_up: list[str] = []
+    release = threading.Event()
+
+    def look_up(host: str) -> list[str]:
+        looked_up.append(host)
+        release.wait(10)
+        return ["192.0.2.1"]
+
+    async def run() -> None:
+        resolver = SystemResolver(threads=1)
+        first = asyncio.create_task(resolver("first.test"))
+        given_up = [asyncio.create_task(resolver(f"{nr % 3}.test")) for nr in range(6)]
+        await asyncio.wait(given_up, timeout=0.05)
+        for task in given_up:
+            task.cancel()
+        await asyncio.wait(given_up)
+        last = asyncio.create_task(resolver("last.test"))
+        await asyncio.sleep(0)
+        release.set()
+        assert [await first, await last] == [["192.0.2.1"]] * 2
+        assert looked_up == ["first.test", "last.test"]
+        assert resolver._running == {}
+        resolver.close()
+
+    monkeypatch.setattr(egress_module, "_look_up", look_up)
     asyncio.run(run())
 
 

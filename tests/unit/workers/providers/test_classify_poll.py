@@ -30,9 +30,12 @@ EXPIRES_S = 1_763_174_708
 HTML = b"<html><body><h1>404 Not Found</h1></body></html>"
 
 
-def poll(status: int, body: object = b"", headers: dict[str, str] | None = None) -> PollOutcome:
+def poll(
+    status: int, body: object = b"", headers: dict[str, str] | None = None, asked: str = "task_1"
+) -> PollOutcome:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return classify_poll(HttpResponse(status, headers or {}, raw), secret=KEY, now_s=1_763_000_000)
+    reply = HttpResponse(status, headers or {}, raw)
+    return classify_poll(reply, generation_id=asked, secret=KEY, now_s=1_763_000_000)
 
 
 def generation(status: object, **more: object) -> dict[str, Any]:
@@ -46,6 +49,36 @@ def images(entries: object, **more: object) -> dict[str, Any]:
 def urls(outcome: PollOutcome) -> list[str]:
     assert isinstance(outcome, Succeeded)
     return [image.url for image in outcome.images]
+
+
+# --- whose answer it is
+
+
+@pytest.mark.parametrize("status", ["processing", "completed", "failed"])
+@pytest.mark.parametrize(
+    "named", [{"id": "task_2"}, {"task_id": "task_2"}, {"id": "task_2", "task_id": "task_3"}]
+)
+def test_an_answer_about_another_generation_is_not_believed(status: str, named: dict[str, str]) -> None:
+    """A cache or a mixed-up connection in between would give an owner the images of another."""
+    result = {"images": [{"url": ["https://r.test/a.png"]}]}
+    body = {"code": 200, "data": {"status": status, "result": result} | named}
+    assert poll(200, body) == PollUnclear("another_generation")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"id": None},
+        {"id": 17},
+        {"id": "0197-uuid"},
+        {"id": "TASK_1"},
+        {"id": "task_2", "task_id": "task_1"},
+    ],
+)
+def test_a_name_of_another_kind_says_nothing(named: dict[str, object]) -> None:
+    """Without a name, or with one of some other numbering beside ours, it is the answer to what was asked."""
+    assert poll(200, {"code": 200, "data": {"status": "processing"} | named}) == Running("processing")
 
 
 # --- running
@@ -393,7 +426,7 @@ def test_everything_else_is_asked_again(status: int, body: object, cause: str) -
 def test_a_failed_exchange_is_asked_again(sent: Sent) -> None:
     """Whether a byte was sent does not matter here."""
     failure = HttpFailure(sent, FailureCause.TIMEOUT, "detail")
-    assert classify_poll(failure, secret=KEY, now_s=0) == PollUnclear("timeout")
+    assert classify_poll(failure, generation_id="task_1", secret=KEY, now_s=0) == PollUnclear("timeout")
 
 
 # --- nothing breaks it

@@ -62,7 +62,7 @@ def test_every_submit_shape_gives_the_id(status: int, body: object) -> None:
     ("data", "expected"),
     [
         ([{"task_id": "a", "id": "b"}], "a"),
-        ([{"id": "b"}, {"task_id": "c"}], "b"),
+        ([{"id": "b"}, {"task_id": "b"}, None], "b"),
         ({"task_id": "d", "id": "e"}, "d"),
         ({"task_id": None, "id": "e"}, "e"),
         ([{"task_id": " f "}], "f"),
@@ -72,6 +72,16 @@ def test_every_submit_shape_gives_the_id(status: int, body: object) -> None:
 def test_the_order_in_which_ids_are_looked_for(data: object, expected: str) -> None:
     """`task_id` comes before `id`; a number is an id too."""
     assert submit(200, {"code": 200, "data": data}) == Accepted(expected)
+
+
+def test_several_generations_are_ambiguous() -> None:
+    """A job has one: the others would be billed and belong to nobody, so all are named to an operator."""
+    data = [{"task_id": ID}, {"id": "task_2"}, {"task_id": ID}]
+    assert submit(200, {"code": 200, "data": data}) == Ambiguous("several_generations", f"{ID} task_2")
+    many = [{"task_id": f"task_{nr}" + "x" * 240} for nr in range(1000)]
+    outcome = submit(200, {"code": 200, "data": many})
+    assert isinstance(outcome, Ambiguous)
+    assert len(outcome.generation_id) < 5000
 
 
 @pytest.mark.parametrize(
@@ -147,6 +157,15 @@ def test_a_not_executed_code_counts_at_any_status(status: int, code: str) -> Non
         (500, object_error("", "invalid character '<' looking for beginning of value", "new_api_error")),
         (500, object_error("", "Panic: invalid memory address or nil pointer dereference")),
         (500, object_error("", "invalid response of upstream")),
+        (500, object_error("insert_task_failed", "invalid connection")),
+        (500, object_error("fail_to_fetch_task", "Invalid answer")),
+        (500, object_error("invalid_response", "Invalid task id")),
+        (500, {"code": "InternalError.Algo", "message": "Invalid state"}),
+        (500, object_error("", "Invalid connection", "new_api_error")),
+        (500, object_error(500, 'ERROR: invalid byte sequence for encoding "UTF8": 0x00')),
+        (500, object_error(500, "ERROR: invalid input syntax for type json")),
+        (500, object_error("", "invalid transaction")),
+        (500, object_error("", "http: invalid Read on closed Body")),
         (500, b"<html>invalid</html>"),
         (500, b""),
         (501, b""),
@@ -222,6 +241,14 @@ def test_a_clash_of_idempotency_keys_is_ambiguous(status: int, code: str) -> Non
 def test_a_2xx_without_an_id_is_ambiguous(body: bytes, cause: str) -> None:
     """Nothing in it proves that the submit was not accepted and billed."""
     assert submit(200, body) == Ambiguous(cause)
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("data", [[{"task_id": ID}], {"task_id": ID}, {"id": ID}])
+def test_an_error_that_names_a_generation_is_ambiguous(status: int, data: object) -> None:
+    """Whatever went wrong went wrong after it was made; sent again it would be paid twice."""
+    body = object_error("get_channel_failed", "invalid size") | {"data": data}
+    assert submit(status, body) == Ambiguous("error_with_generation", ID)
 
 
 # --- the account
@@ -379,6 +406,7 @@ def test_retry_after(headers: dict[str, str], wait_s: float | None) -> None:
         (500, object_error(500, "build_request_failed: invalid size: 3:5, allowed: 1:1"), "http_500"),
         (500, object_error("", "Invalid size", "apimart_error"), "http_500"),
         (500, {"error": "Invalid request parameters"}, "http_500"),
+        (500, object_error("invalid_request", "Invalid size"), "invalid_request"),
         (200, {"code": 400, "message": "No"}, "http_400"),
         (200, object_error("", kind="invalid_request_error"), "invalid_request_error"),
         (200, {"code": "DataInspectionFailed", "message": "No"}, "DataInspectionFailed"),

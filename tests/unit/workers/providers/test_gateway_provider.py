@@ -153,8 +153,8 @@ def test_polls_are_classified() -> None:
     gateway = provider()
     running = HttpResponse(200, {}, b'{"data":{"status":"processing","progress":40}}')
     failed = HttpResponse(200, {}, b'{"data":{"status":"failed","error":"for %s"}}' % KEY.encode())
-    assert gateway.poll_outcome(running) == Running("processing", 40)
-    assert gateway.poll_outcome(failed) == ProviderFailed("failed", "for [api key]")
+    assert gateway.poll_outcome(running, "task_1") == Running("processing", 40)
+    assert gateway.poll_outcome(failed, "task_1") == ProviderFailed("failed", "for [api key]")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,9 @@ def assert_sound(plan: Transition) -> None:
     for change, raw in zip(plan.changes, encoded(plan), strict=True):
         check(change.before, change.after)
         assert change.settle_micros is None or not change.release
-        assert ("ttl" in raw) == ((ends(change) and not change.keep) or change.close_accounting)
+        begins = (ends(change) and not change.keep) or change.close_accounting
+        stops = change.keep and change.before is change.after
+        assert ((raw.get("ttl") or 0) > 0, raw.get("ttl") == 0) == (begins, stops)
         assert ("fin" in raw) == ends(change)
 
 
@@ -257,13 +259,13 @@ def test_whoever_answers_may_say_so_of_the_lane() -> None:
 def test_a_delivery_is_settled_at_what_came(
     each: Entry, came: list[ResultImage], store: bool, evidence: str | None
 ) -> None:
-    """Settled at the price of the hold times what came, slot free; only a living job goes on."""
+    """Settled at the price of the hold times what came, n at most, slot free; only a living job goes on."""
     plan = poll_plans.plan_delivered(each, PLACE, came, evidence, store=store)
     assert_sound(plan)
     (change,) = plan.changes
     n, held = each.number("n"), each.number("hold")
     price = held // n if held else PRICE
-    assert change.settle_micros == len(came) * price
+    assert change.settle_micros == min(len(came), n) * price
     assert change.fields["partial"] == int(len(came) < n)
     assert len(from_json(change.detail["urls"])) == len(came)
     assert all(url["expires_at"] > 0 for url in from_json(change.detail["urls"]))
