@@ -116,7 +116,7 @@ class Darkroom(Operating):
         seal=False, never if the iterable raises (what it gave since the last chunk is then not enqueued).
 
         Raises BacklogFull, BatchSealed, BatchCapsConflict, StateUnavailable or StorageError, each with `.receipt`: what was
-        acknowledged. Run again with idempotency keys: what was accepted comes back as duplicates.
+        acknowledged. Run again with the same idempotency keys: what was accepted comes back as duplicates.
         """
         receipt = BatchReceipt(batch, self._core.retention)
         try:
@@ -148,6 +148,9 @@ class Darkroom(Operating):
         items: Iterable[Item],
         *,
         tenant: str | None = None,
+        batch: str | None = None,
+        batch_webhook: str | None = None,
+        batch_caps: BatchCaps | None = None,
         on_disposition: Callable[[ItemReceipt], object] | None = None,
         **defaults: Unpack[JobDefaults],
     ) -> BatchReceipt:
@@ -157,10 +160,10 @@ class Darkroom(Operating):
         """
         bulk = Bulk(
             self._core,
-            BatchReceipt(None, self._core.retention),
+            BatchReceipt(batch, self._core.retention),
             tenant=tenant,
-            batch_webhook=None,
-            batch_caps=None,
+            batch_webhook=batch_webhook,
+            batch_caps=batch_caps,
             defaults=defaults,
             now_ms=running_clock(time.time_ns() // 1_000_000),
             keep=False,

@@ -9,7 +9,10 @@ The workers must have the door open (`door.enabled`). docs/celery-door.md says w
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
+
+from celery import Celery
 
 from shared.broker import DOOR_QUEUE, DOOR_TASK, make_app
 from shared.jobs.enqueue import new_job_ids
@@ -18,7 +21,8 @@ from shared.settings import load_settings
 from shared.settings_surface import DoorSettings
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from collections.abc import Mapping
+
     from celery.result import AsyncResult
 
     from shared.settings import Settings
@@ -33,10 +37,25 @@ def celery_app(settings: Settings | None = None) -> Celery:
     countdown or expires: say `not_before` or `deadline` instead, which wait in the state server.
     """
     settings = settings or load_settings()
-    app = make_app(settings.model_copy(update={"door": DoorSettings(enabled=True)}))
+    app = make_app(settings.model_copy(update={"door": DoorSettings(enabled=True)}), _DoorApp)
     app.backend_cls = backend_url(settings.redis)
     _register(app)
     return app
+
+
+class _DoorApp(Celery):
+    """Every way of sending ends in `send_task`: by name, by the task, by a signature."""
+
+    def send_task(self, *arguments: Any, **options: Any) -> AsyncResult[Any]:
+        said = signature(super().send_task).bind(*arguments, **options).arguments
+        _refuse_to_wait(said["name"], said)
+        result: AsyncResult[Any] = super().send_task(*arguments, **options)
+        return result
+
+
+def _refuse_to_wait(task: str, timed: Mapping[str, Any]) -> None:
+    if task == DOOR_TASK and (given := [name for name in _UNTIMED if timed.get(name) is not None]):
+        raise ValueError(f"{given[0]} would wait in a worker's memory; use not_before or deadline")
 
 
 def _register(app: Celery) -> None:
@@ -52,8 +71,7 @@ def _register(app: Celery) -> None:
         def apply_async(
             self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
         ) -> AsyncResult[Any]:
-            if timed := [name for name in _UNTIMED if options.get(name) is not None]:
-                raise ValueError(f"{timed[0]} would wait in a worker's memory; use not_before or deadline")
+            _refuse_to_wait(DOOR_TASK, options)
             return app.send_task(
                 DOOR_TASK, args, kwargs, task_id=task_id or next(new_job_ids(1)), queue=DOOR_QUEUE
             )

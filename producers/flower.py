@@ -6,9 +6,11 @@ of queues; the state server's URL only with the door open, for the results; no k
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -64,6 +66,21 @@ def plan_start(settings: Settings, given: Sequence[str], environ: Mapping[str, s
         environment,
         _OPEN_API not in login,
     )
+
+
+def check_port(flower: FlowerSettings) -> None:
+    """Raise ConfigurationError if Flower could not listen: it would say so with a traceback."""
+    try:
+        (family, *_, place), *_ = socket.getaddrinfo(
+            flower.address or None, flower.port, type=socket.SOCK_STREAM
+        )
+        with socket.create_server(place[:2], family=family):
+            pass
+    except OSError as error:
+        why = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise ConfigurationError(
+            f"Flower cannot be served at {flower.address}:{flower.port} ({why}). Choose another address or port."
+        ) from None
 
 
 def _login(flower: FlowerSettings, environ: Mapping[str, str], *, by_oauth: bool) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Selection:
     def check(self) -> None:
         """Raise InvalidRequest if nothing is asked for: what changes jobs must not mean all of them by accident."""
         if self.is_empty:
-            what = "no job is selected. Give job ids, --batch, --tenant, --lane, --model, --state, --code or an age"
+            what = "no job is selected. Give job ids, --batch, --tenant, --lane, --model, --state or an age."
             raise InvalidRequest((Issue("selection", "empty", what),))
 
     def holds(self, job: Picked, now_ms: int) -> bool:

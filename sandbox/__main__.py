@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MIB = 1024 * 1024
+_PORT_MAX = 65_535
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     both = commands.add_parser("all", help="both, on two ports")
     for command in (provider, sink, both):
         command.add_argument("--host", default="127.0.0.1")
-        command.add_argument("--port", type=int, default=0, help="0 = any free port (default)")
-    both.add_argument("--sink-port", type=int, default=0, help="0 = any free port (default)")
+        command.add_argument("--port", type=_port, default=0, help="0 = any free port (default)")
+    both.add_argument("--sink-port", type=_port, default=0, help="0 = any free port (default)")
     for command in (provider, both):
         _add_provider_options(command)
     for command in (sink, both):
@@ -44,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
             "--secret-env", metavar="NAME", help="environment variable with secrets, separated by spaces"
         )
     return parser
+
+
+def _port(text: str) -> int:
+    """Read a port. uvloop takes any number, and listens at its last 16 bits."""
+    if not 0 <= (port := int(text)) <= _PORT_MAX:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {_PORT_MAX}")
+    return port
 
 
 def _add_provider_options(command: argparse.ArgumentParser) -> None:

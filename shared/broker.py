@@ -45,8 +45,8 @@ def task_name(stage: str) -> str:
     return f"darkroom.{stage}"
 
 
-def make_app(settings: Settings) -> Celery:
-    """Make the Celery app that producers send with and workers run.
+def make_app(settings: Settings, kind: type[Celery] = Celery) -> Celery:
+    """Make the Celery app that producers send with and workers run; of a class of its own, if one is given.
 
     Raises ConfigurationError for a broker URL of no known kind. It is not made the process's current app, takes no Django fixups and no result backend: a backend that has
     a Celery of its own keeps it.
@@ -80,7 +80,7 @@ def make_app(settings: Settings) -> Celery:
         "task_send_sent_event": False,
         "enable_utc": True,
     }
-    app = Celery("darkroom", set_as_current=False, fixups=[], changes=conf)
+    app = kind("darkroom", set_as_current=False, fixups=[], changes=conf)
     app.backend_cls = "disabled"  # not a setting: CELERY_RESULT_BACKEND in the environment would win over it
     return app
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -325,12 +326,14 @@ def load_settings(**overrides: Any) -> Settings:
         if first["type"] == "extra_forbidden":
             raise ConfigurationError(_no_such(path)) from None
         raise ConfigurationError(
-            f"setting {'.'.join(path)}: {first['msg']}. Correct {_variable(path)} or darkroom.toml."
+            f"setting {'.'.join(path)}: {first['msg'].removeprefix('Value error, ')}. "
+            f"Correct {_variable(path)} or darkroom.toml."
         ) from None
 
 
 def _variable(path: tuple[str, ...]) -> str:
-    return "DARKROOM_" + "__".join(path).upper()
+    """Name the variable that holds a setting; for what is in a list, the list's."""
+    return "DARKROOM_" + "__".join(takewhile(lambda part: not part.isdigit(), path)).upper()
 
 
 def _no_such(path: tuple[str, ...]) -> str:

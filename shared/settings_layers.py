@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from shared.errors import ConfigurationError
+from shared.settings_section import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,7 @@ class Environment(EnvSettingsSource):
     """
 
     _not_json: tuple[str, str] = ("", "")
+    _names_a_secret = False
 
     def __call__(self) -> dict[str, Any]:
         """Give the values by section. Raises ConfigurationError for what should be JSON and is not."""
@@ -89,9 +91,13 @@ class Environment(EnvSettingsSource):
                 ),
                 f"a variable {PREFIX}*",
             )
-            raise ConfigurationError(
-                f"{name} is not JSON, as it has to be for a table or a list. Correct it, or set single keys."
-            ) from None
+            if self._names_a_secret:
+                said = (
+                    f"{name} must name the place of the secret, not hold it. Set {name}__ENV or {name}__FILE."
+                )
+            else:
+                said = f"{name} is not JSON, as it has to be for a table or a list. Correct it, or set single keys."
+            raise ConfigurationError(said) from None
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Remember what is not JSON, for the message."""
@@ -99,6 +105,7 @@ class Environment(EnvSettingsSource):
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
             self._not_json = (field_name, value)
+            self._names_a_secret = SecretReference in (field.annotation, *get_args(field.annotation))
             raise
 
 

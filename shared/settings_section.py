@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
@@ -22,6 +22,16 @@ class SecretReference(Section):
 
     env: str | None = None
     file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret(cls, given: Any) -> Any:
+        if isinstance(given, (dict, cls)):
+            return given
+        raise ValueError(
+            'must name the place of the secret, not hold it: { env = "VARIABLE" } or { file = "PATH" }; '
+            "as variables, ..__ENV or ..__FILE"
+        )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -86,7 +86,7 @@ PLACES: Final = {
         _CLI + "processes",
         "sandbox",
         "Run a part of the sandbox, the stand-in for the provider.",
-        context=PASS_ON,
+        context={**PASS_ON, "allow_interspersed_args": False},  # what follows the part is the part's, -h too
     ),
     # The local stack: parts that an installation of producers alone may lack.
     "dev": Place(

@@ -83,6 +83,7 @@ def run(plan: Plan) -> int:
     with opened() as darkroom:
         batch = plan.batch_name
         with _source(plan.source) as (stream, size), RejectsWriter(plan.rejects_path) as rejects:
+            _refuse_to_overwrite(plan, stream)
             lines = Lines(plan, stream, size, rejects, _default_model(darkroom))
             receipt = _enqueue(darkroom, plan, batch, lines)
         summary = _summary(plan, receipt, lines)
@@ -130,6 +131,18 @@ def _source(name: str | None) -> Iterator[tuple[BinaryIO | None, int | None]]:
             yield stream, status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def _refuse_to_overwrite(plan: Plan, stream: BinaryIO | None) -> None:
+    """Rejects written into the file that is read would take its lines, and be read in their turn, without end."""
+    if stream is None or not plan.writes_rejects:
+        return
+    try:
+        read, written = os.fstat(stream.fileno()), plan.rejects_path.stat()
+    except OSError:  # it is not there yet, or nothing that has a file
+        return
+    if stat.S_ISREG(read.st_mode) and os.path.samestat(read, written):
+        raise ConfigurationError(f"{plan.rejects_path} is what is read. Choose another rejects file.")
+
+
 class Lines:
     """Lines on their way: from the input to the client, and back from it as enqueued, duplicate or rejected."""
 
@@ -154,6 +167,11 @@ class Lines:
     @property
     def done_bytes(self) -> int:
         return self._stream.tell() if self._stream is not None and self.size_bytes is not None else 0
+
+    @property
+    def in_doubt(self) -> tuple[int, int] | None:
+        """The first and last line that nobody has answered for."""
+        return (self._under_way[0][0], self._under_way[-1][0]) if self._under_way else None
 
     def items(self) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
         """Give (request, options) per readable line; the others are rejected here."""
@@ -209,22 +227,22 @@ def _enqueue(darkroom: Darkroom, plan: Plan, batch: str | None, lines: Lines) ->
     _, defaults = split_defaults(plan.job)
     options: Any = defaults
     with _progress(lines) as took:
+        of_batch: Any = {
+            "tenant": plan.tenant, "batch": batch, "batch_webhook": plan.batch_webhook,
+            "batch_caps": _batch_caps(plan),
+        }  # fmt: skip
         if plan.dry_run:
-            return darkroom.check_many(lines.items(), tenant=plan.tenant, on_disposition=took, **options)
+            return darkroom.check_many(lines.items(), on_disposition=took, **of_batch, **options)
         try:
             return darkroom.enqueue_many(
-                lines.items(),
-                tenant=plan.tenant,
-                batch=batch,
-                batch_webhook=plan.batch_webhook,
-                batch_caps=_batch_caps(plan),
-                seal=plan.seal,
-                keep=False,
-                on_disposition=took,
-                **options,
+                lines.items(), seal=plan.seal, keep=False, on_disposition=took, **of_batch, **options
             )
-        except DarkroomError as error:
-            _print_stopped(error, plan, lines)
+        except KeyboardInterrupt:
+            _print_stopped(plan, lines)
+            raise
+        except DarkroomError:
+            if lines.settled:  # else the error says all there is to say
+                _print_stopped(plan, lines)
             raise
 
 
@@ -247,16 +265,19 @@ def _decimal(field: str, text: str | None) -> Decimal | None:
         raise InvalidRequest((Issue(field, "number", f"{field} must be a number", str(text)[:40]),)) from None
 
 
-def _print_stopped(error: DarkroomError, plan: Plan, lines: Lines) -> None:
-    receipt: BatchReceipt | None = error.receipt
-    if receipt is None or not receipt.total:
-        return
+def _print_stopped(plan: Plan, lines: Lines) -> None:
+    """Say how far it came, and how to go on without paying for anything twice."""
+    doubt = "; lines {} to {} may be in, too".format(*lines.in_doubt) if lines.in_doubt else ""
+    keyed = plan.idempotency_prefix is not None or "idempotency_key" in plan.columns
     again = (
-        "" if plan.idempotency_prefix or "idempotency_key" in plan.columns else ", with --idempotency-prefix"
+        "Run it again to go on."
+        if keyed
+        else "Its lines have no idempotency keys, so a second run would enqueue, and pay for, what is in once more: "
+        "give it only the lines that are not in."
     )
     sys.stderr.write(
-        f"stopped near line {lines.last_line}: {receipt.enqueued} enqueued, {receipt.duplicates} duplicates, "
-        f"{lines.rejected} rejected so far. Run it again when the cause is removed{again}.\n"
+        f"stopped near line {lines.last_line}: {lines.enqueued} enqueued, {lines.duplicates} duplicates, "
+        f"{lines.rejected} rejected so far{doubt}. {again}\n"
     )
 
 

@@ -26,7 +26,7 @@ def flower(
     The login is DARKROOM_FLOWER_AUTH=user:password in the environment, or where flower.basic_auth refers to. Other
     options are Flower's own, such as --certfile and --keyfile.
     """
-    from producers.flower import plan_start
+    from producers.flower import check_port, plan_start
     from shared.errors import ConfigurationError
     from shared.settings import load_settings
 
@@ -37,6 +37,8 @@ def flower(
     given = {name: value for name, value in options.items() if value is not None}
     told = settings.flower.model_copy(update=given)
     start = plan_start(settings.model_copy(update={"flower": told}), context.args, os.environ)
+    if not any(word.startswith(("--unix-socket", "--unix_socket")) for word in context.args):
+        check_port(told)
     if not start.login:
         typer.echo(
             "darkroom: Flower runs without a login: everybody on this machine can cancel jobs", err=True

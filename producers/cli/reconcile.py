@@ -56,6 +56,7 @@ def reconcile(
     from producers.reports.reconciling import Asked, currency_of
     from producers.reports.reconciling import reconcile as compare
     from producers.reports.usage import check_columns, read_usage
+    from shared.errors import ConfigurationError
     from shared.settings import load_settings
 
     if as_csv and as_json:
@@ -65,6 +66,8 @@ def reconcile(
         asked = Asked(currency or currency_of(books.settings.accounts, account), account, objects)
         rows = read_usage(stream, source, columns, format)
         verdict = asyncio.run(compare(books, rows, asked))
+    if not verdict.rows and not verdict.broken:
+        raise ConfigurationError("the export has no rows, so nothing was compared. Check the file.")
     for note in verdict.notes:
         typer.echo(one_line(note), err=True)
     (print_document if as_json else print_csv if as_csv else print_tables)(verdict)

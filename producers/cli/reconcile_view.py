@@ -173,4 +173,7 @@ def _sentence(verdict: Verdict) -> str:
     parts = [rows, *(f"{count} not judged ({why})" for why, count in sorted(verdict.unjudged.items()))]
     if verdict.broken:
         parts.append(f"{len(verdict.broken)} rows cannot be read")
-    return ", ".join(parts) + ("." if not verdict.agrees else ". Both sides agree.")
+    end = (
+        "" if not verdict.agrees else " Both sides agree." if verdict.agree else " No row could be compared."
+    )
+    return f"{', '.join(parts)}.{end}"

@@ -107,7 +107,14 @@ def confirmed(question: str, answer: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{question} Add --yes, since nobody can be asked here.")
-    typed = typer.prompt(f"{question} Type {answer} to go on", default="", show_default=False, err=True)
-    if typed.strip() != answer:
-        typer.echo("nothing was changed", err=True)
-        raise typer.Exit(EXIT_JOBS)
+    try:
+        sys.stderr.write(f"{question} Type {answer} to go on: ")
+        sys.stderr.flush()
+        typed = sys.stdin.readline()
+    except KeyboardInterrupt:
+        typer.echo("\nnothing was changed", err=True)
+        raise
+    if typed.strip() == answer:
+        return
+    typer.echo("nothing was changed" if typed.endswith("\n") else "\nnothing was changed", err=True)
+    raise typer.Exit(EXIT_JOBS)

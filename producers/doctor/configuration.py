@@ -60,10 +60,20 @@ def _unknown(settings: Settings, named: Sequence[str]) -> Iterator[Finding]:
         section = variable_path(name)[0]
         if section in fields or section in _BESIDE | COMPOSE or name.upper() in references:
             continue
-        likely = get_close_matches(section, fields, n=1)
-        meant = f"{PREFIX}{'__'.join((likely[0], *variable_path(name)[1:])).upper()}" if likely else ""
-        do = f"Did you mean {meant}?" if meant else "See docs/configuration.md for the names there are."
+        likely = _likely(variable_path(name), fields)
+        meant = f"{PREFIX}{'__'.join(likely).upper()}"
+        do = f"Did you mean {meant}?" if likely else "See docs/configuration.md for the names there are."
         yield beware("settings", f"{name} is no setting, and is not looked at", do)
+
+
+def _likely(path: tuple[str, ...], fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the path that was likely meant: one underscore may have been left out, or a letter be wrong."""
+    for name, section in fields.items():
+        key = path[0].removeprefix(f"{name}_")
+        if key in getattr(section.annotation, "model_fields", ()):
+            return (name, key, *path[1:])
+    near = get_close_matches(path[0], fields, n=1)
+    return (*near, *path[1:]) if near else ()
 
 
 def references_of(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -105,7 +105,7 @@ def read_usage(
 def _json_rows(lines: Lines, columns: Columns) -> Iterator[UsageRow | BrokenRow]:
     while line := lines.take_filled():
         if line.flaw:
-            yield BrokenRow(line.number, f"line {line.flaw}")
+            yield BrokenRow(line.number, line.flaw)
             continue
         try:
             given = from_json(line.text)

@@ -116,7 +116,7 @@ def plan_resolve(job: Job, generation_id: str, *, by: str) -> Transition | None:
     """Attach the generation an operator found. None if it is attached already."""
     if job.generation_id == generation_id:
         return None
-    _require_unknown(job, "resolve")
+    _require_unknown(job, "resolved")
     states = (JobState.UNKNOWN,) if job.state is JobState.UNKNOWN else (job.state,)
     changes = tuple(attach(state, job.lane or "", generation_id, f"resolved by {by}") for state in states)
     return Transition(job_id=job.id, changes=changes)
@@ -146,7 +146,7 @@ def attach(
 def plan_resubmit(job: Job, *, by: str, now_ms: int, wait_ms: int) -> Transition:
     """Queue an unknown job again: a second POST, possibly a second charge. Refused until the first cannot be in flight."""
     if job.state is not JobState.UNKNOWN:
-        _refuse(job, "resubmit")
+        _refuse(job, "resubmitted")
     ready_at = (job.intent_at or 0) + wait_ms
     if now_ms < ready_at:
         raise TransitionRefused(
@@ -173,7 +173,7 @@ def plan_release(job: Job, *, by: str) -> Transition | None:
     if job.state is JobState.FAILED and job.error_code == "released":
         return None
     if job.state is not JobState.UNKNOWN and not (job.ended and job.unknown_cause):
-        _refuse(job, "release")
+        _refuse(job, "released")
     change = Change(
         before=job.state,
         after=JobState.FAILED if job.state is JobState.UNKNOWN else job.state,
@@ -189,12 +189,12 @@ def plan_release(job: Job, *, by: str) -> Transition | None:
     return Transition(job_id=job.id, changes=(change,))
 
 
-def _require_unknown(job: Job, verb: str) -> None:
+def _require_unknown(job: Job, done: str) -> None:
     if job.state is not JobState.UNKNOWN and not (job.ended and job.unknown_cause):
-        _refuse(job, verb)
+        _refuse(job, done)
 
 
-def _refuse(job: Job, verb: str) -> None:
+def _refuse(job: Job, done: str) -> None:
     raise TransitionRefused(
-        f"job {job.id} is {job.state}, and only a job with an unknown outcome can be {verb}d. See `darkroom unknown list`."
+        f"job {job.id} is {job.state}, and only a job with an unknown outcome can be {done}. See `darkroom unknown list`."
     )

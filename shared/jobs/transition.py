@@ -70,7 +70,8 @@ class Change:
     doubt: bool = False
     generation_id: str = ""
     images: int = 0
-    keep: bool = False  # accounting stays open, or is opened again: no expiry yet
+    keep: bool = False  # accounting is open, or open again: no expiry yet
+    if_open: bool = False  # only while its accounting is open
     close_accounting: bool = False  # of a job that has ended: its retention starts now
     redrive: bool = False  # an operator's way out of an end
     forget: tuple[str, ...] = ()  # fields of the detail to remove
@@ -96,6 +97,7 @@ class Change:
             "intent": self.intent,
             "m": self._money(),
             "gen": self.generation_id,
+            "ao": int(self.if_open),
             "im": self.images,
             "note": self.note,
         }

@@ -361,12 +361,34 @@ def test_words_that_are_passed_on(place: Place, words: tuple[str, ...]) -> None:
     assert "Traceback" not in ran.err
 
 
+def test_a_port_that_is_taken(place: Place) -> None:
+    """One line with the address, and nothing else is tried."""
+    env = {"DARKROOM_FLOWER_AUTH": "operator:canary"}
+    port = str(place.stranger_port)
+    runs = {name: place.run((name, "--port", port), env=env) for name in ("flower", "exporter")}
+    assert complaints(runs, f"cannot be served at {HOST}:{port} (EADDRINUSE). Choose another") == []
+
+
+def test_help_of_a_part_of_the_sandbox_lists_its_options(place: Place) -> None:
+    """The part's own, since the command has none."""
+    for part, option in (("provider", "--latency"), ("sink", "--secret-env")):
+        ran = place.run(("sandbox", part, "-h"))
+        assert (ran.code, option in ran.out) == (0, True), ran
+    ran = place.run(("sandbox", "sink", "--port", "99999"))
+    assert (ran.code, "from 0 to 65535" in ran.err) == (EXIT_SETUP, True), ran
+
+
 def test_a_command_without_what_it_needs(place: Place) -> None:
     """A missing argument is named."""
     commands = {name: tuple(name.split()) for name in ("estimate", "reconcile", "unknown resolve", "freeze")}
     assert complaints(place.run_all(commands), "Missing argument") == []
     selecting = {name: (name,) for name in ("cancel", "pause", "resume", "redrive", "purge")}
-    assert complaints(place.run_all(selecting), "--batch") == []
+    runs = place.run_all(selecting)
+    assert complaints(runs, "--batch") == []
+    helps = place.run_all({name: (name, "-h") for name in selecting})
+    for name, ran in runs.items():
+        named = re.findall(r"--[a-z-]+", ran.err)
+        assert [option for option in named if option not in helps[name].out] == [], name
 
 
 READERS: Final = {

@@ -256,11 +256,5 @@ def _nothing_owed(lane: Lane) -> tuple[Change, Change]:
         close_accounting=True,
         note="nothing was executed, free",
     )
-    # Its intent stays: the same answer, sent twice, finds it failed already.
-    failed = replace(
-        cancelled,
-        before=JobState.FAILED,
-        after=JobState.FAILED,
-        clear=(*LEASE_FIELDS, "accounting", "unknown_cause"),
-    )
+    failed = replace(cancelled, before=JobState.FAILED, after=JobState.FAILED, if_open=True)
     return cancelled, failed

@@ -5,10 +5,11 @@
 --   was applied), 4 transitions: JSON array of objects
 --   {k kind, id, e epoch?, i intent?, ni 1|intent: only without intent, or with this one, lane: [lane, verb, ...]?,
 --     st [object store: ok | trouble, after_ms, probe_ms]?, h held index?, v: [variant]}
---   variant: {f from states, t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
+--   variant: {f from states, ao 1: only if its accounting is open?,
+--     t to?, s set?, u unset?, b increments?, x detail?, xu detail to drop?, ts timestamps?,
 --     o leave indexes?, n [[index, "in"|"at", ms]]?, q push to queue 1?, qr remove from queue 1?, slot [lane, ms]?
 --     (<0 frees), intent [lane, 1|0]?, m [verb, micros]?, gen generation id?, p park?, fin 1? (-1: back from an end),
---     im images?, ev event?, ttl ms? (0: no more), note?, ep [host before, host now, failed 0|1, created_at]? of a
+--     im images?, ev event?, ttl ms? (0: for good), note?, ep [host before, host now, failed 0|1, created_at]? of a
 --     delivery (endpoint.lua)}
 -- Returns per transition: K applied variant K | 0 fenced | -1 missing | -2 orphan generation | -3 generation taken
 --!include keys

@@ -21,7 +21,6 @@ local function batch_check(tenant, name)
   local key, member = K.batch(tenant, name), tenant .. ":" .. name
   local h = redis.call("HMGET", key, "sealed", "total", "done", "parked", "completed_at", "webhook",
     "max_failed_ppm", "n:" .. CTX.failed, "held_micros")
-  if not h[2] then return redis.call("DEL", key) end -- it had expired, and money came after it: nobody asks any more
   local total, done, parked = tonumber(h[2] or "0"), tonumber(h[3] or "0"), tonumber(h[4] or "0")
   if h[7] and tonumber(h[8] or "0") * 1000000 > tonumber(h[7]) * total then batch_stop(tenant, name, "max_failed") end
   if h[1] ~= "1" then return end
@@ -58,8 +57,8 @@ end
 
 -- What one of its jobs cost. Billed in a second currency, its sum is of none: "".
 local function batch_cost(job, micros)
-  if not job.batch or micros == 0 then return end
-  local key = K.batch(job.tenant, job.batch)
+  local key = job.batch and K.batch(job.tenant, job.batch)
+  if not key or micros == 0 or redis.call("EXISTS", key) == 0 then return end
   count(key, "cost_micros", micros)
   local known = redis.call("HGET", key, "currency")
   if known ~= job.currency then redis.call("HSET", key, "currency", known and "" or job.currency) end

@@ -1,7 +1,8 @@
 -- Fragment: may a transition be applied, and which of its variants? See apply_transitions.lua for its shape.
 
 local FIELDS = { "state", "epoch", "intent_id", "tenant", "batch", "model", "lane", "rank", "hold", "settled",
-  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "est_currency", "held_day", "generation_id", "v" }
+  "currency", "hook", "wake_at", "idempotency", "events", "n", "est", "est_currency", "held_day", "generation_id", "v",
+  "accounting" }
 
 local function read_record(kind, id)
   local values, job = redis.call("HMGET", K.record(kind, id), unpack(FIELDS)), {}
@@ -37,7 +38,7 @@ local function choose(t, job)
   for nr, variant in ipairs(t.v) do
     variant.nr = nr
     for _, state in ipairs(variant.f) do
-      if state == job.state then return variant end
+      if state == job.state and (job.accounting or not variant.ao) then return variant end
     end
   end
   if t.e then give_back(t) end

@@ -46,7 +46,8 @@ local function write_event(t, job, v)
   delivery_create("evt_" .. t.id:gsub("^job_", "") .. "_" .. nr, v.ev, CTX.delivery, job.tenant, { "job", t.id })
 end
 
-local function expire(t, job, ttl) -- 0: its retention stops
+-- ttl 0: it stays, as its bill is open again.
+local function expire(t, job, ttl)
   local keys = { K.record(t.k, t.id) }
   if t.k == "j" then
     keys = { keys[1], K.spec(t.id), K.detail(t.id), K.timeline(t.id) }

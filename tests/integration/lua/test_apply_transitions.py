@@ -197,18 +197,6 @@ def test_ended_record_expires_with_its_idempotency_key(state: State) -> None:
         assert (ttl == -1) == (held.encode() in (owner or b"")), key
 
 
-def test_a_batch_that_has_the_name_of_an_older_one_is_told_under_an_id_of_its_own(state: State) -> None:
-    """Whoever remembers ids must not take the end of tonight's batch for that of last month's."""
-    for _ in range(2):
-        entry = state.generating(batch="nightly", webhook="http://sink.test/")
-        state.apply(completed(entry["id"], int(entry["epoch"])))
-        state.call("close_batch", _context(state), "acme", "nightly", "seal")
-        state.client.delete(state.keys.batch("acme", "nightly"), state.keys.batch_jobs("acme", "nightly"))
-        state.now_ms += 86_400_000
-    told = [state.client.hget(key, "event") for key in state.client.scan_iter(state.keys.delivery("*"))]
-    assert told.count(b"batch.completed") == 2
-
-
 def settled(state: State, job_id: str) -> Transition:
     """The end of the accounting of a job that has ended, once its generation is done."""
     (polled,) = state.claim_due(f"poll:{LANE}")[1]
@@ -298,7 +286,7 @@ def test_an_answer_that_comes_after_all_closes_the_bill(state: State, ended_by: 
         assert state.apply(cancel) == [Applied.FIRST]
     assert state.apply(lost(entry, None))[0] >= Applied.FIRST
     if ended_by == "policy":
-        assert state.apply(plan_give_up_unknown(entry.id)) == [Applied.FIRST]
+        assert state.apply(plan_give_up_unknown(job_id)) == [Applied.FIRST]
     assert state.client.zrange(state.keys.index("unknown"), 0, -1) == [job_id.encode()]
     ended = state.job(job_id).state
     late = refused(entry, "i1") if answer == "refused" else not_sent(entry, "i1", 100)
@@ -317,7 +305,7 @@ def test_a_closed_bill_is_not_polled_on(state: State) -> None:
     entry = entry_of(row, f"submit:{LANE}", state.now_ms)
     state.intent(row)
     assert state.apply(lost(entry, None)) == [Applied.FIRST]
-    assert state.apply(plan_give_up_unknown(entry.id)) == [Applied.FIRST]
+    assert state.apply(plan_give_up_unknown(job_id)) == [Applied.FIRST]
     guess = plan_resolve(state.job(job_id), "task_x", by="me")
     assert guess is not None
     assert state.apply(guess) == [Applied.FIRST]
@@ -326,6 +314,18 @@ def test_a_closed_bill_is_not_polled_on(state: State) -> None:
     assert state.apply(snoozed(entry_of(polled, f"poll:{LANE}", state.now_ms), 100)) == [Applied.FENCED]
     assert state.client.zcard(state.keys.index(f"poll:{LANE}")) == 0
     assert state.balances()["CNY|held:acme"] == 0
+
+
+def test_a_batch_that_has_the_name_of_an_older_one_is_told_under_an_id_of_its_own(state: State) -> None:
+    """Whoever remembers ids must not take the end of tonight's batch for that of last month's."""
+    for _ in range(2):
+        entry = state.generating(batch="nightly", webhook="http://sink.test/")
+        state.apply(completed(entry["id"], int(entry["epoch"])))
+        state.call("close_batch", _context(state), "acme", "nightly", "seal")
+        state.client.delete(state.keys.batch("acme", "nightly"), state.keys.batch_jobs("acme", "nightly"))
+        state.now_ms += 86_400_000
+    told = [state.client.hget(key, "event") for key in state.client.scan_iter(state.keys.delivery("*"))]
+    assert told.count(b"batch.completed") == 2
 
 
 def _context(state: State) -> bytes:

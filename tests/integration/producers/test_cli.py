@@ -138,6 +138,26 @@ def test_a_dry_run_enqueues_nothing(cli: Cli, darkroom: Darkroom) -> None:
     assert darkroom.overview().counts["queued"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--batch", "a b"), "batch must be"),
+        (("--batch", "b", "--batch-webhook", "nowhere"), "webhook must be"),
+        (("--batch", "b", "--max-cost", "much"), "max_cost must be a number"),
+        (("--batch", "b", "--max-cost", "-1"), "max_cost must be more than 0"),
+        (("--batch", "b", "--max-failed", "100"), "max_failed_percent must be from 0 to under 100"),
+        (("--max-cost", "1"), "are those of a batch"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(cli: Cli, options: tuple[str, ...], says: str) -> None:
+    """Not only of the lines: what is said of the batch is judged, too."""
+    name = cli.write("foxes.jsonl", '{"prompt": "a fox"}\n')
+    for dry in ((), ("--dry-run",)):
+        done = cli.run("enqueue", name, *options, *dry)
+        assert (done.returncode, done.stdout) == (2, ""), (dry, done)
+        assert says in done.stderr
+
+
 def test_a_second_run_with_a_prefix_adds_nothing(cli: Cli, darkroom: Darkroom) -> None:
     """Keys made of prefix and line number make a run repeatable."""
     name = cli.write("foxes.jsonl", '{"prompt": "a"}\n{"prompt": "b"}\n')
@@ -155,6 +175,62 @@ def test_a_full_backlog_says_how_far_it_came(cli: Cli) -> None:
     assert done.returncode == 1
     assert "stopped near line 5: 3 enqueued, 0 duplicates, 2 rejected so far" in done.stderr
     assert "backlog of all tenants is full: 3 jobs are queued" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["foxes.jsonl", "link.jsonl", "-"])
+def test_rejects_never_go_into_what_is_read(cli: Cli, name: str) -> None:
+    """A file that grows by what it is read for has no end, and its lines would be gone."""
+    path = cli.folder / cli.write("foxes.jsonl", LINES)
+    (cli.folder / "link.jsonl").hardlink_to(path)
+    with path.open() as stdin:
+        done = subprocess.run(
+            [DARKROOM, "enqueue", name, "--format", "jsonl", "--rejects", "foxes.jsonl"],
+            cwd=cli.folder, env={**os.environ, **cli.env}, stdin=stdin, capture_output=True, text=True,
+            timeout=30, check=False,
+        )  # fmt: skip
+    said = "darkroom: foxes.jsonl is what is read. Choose another rejects file.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert path.read_text() == LINES
+
+
+def test_what_is_stopped_without_keys_is_not_to_be_run_again(cli: Cli, darkroom: Darkroom) -> None:
+    """A prefix that is given to the second run only makes every job of the first a second time: it is paid twice."""
+    name = cli.write("foxes.jsonl", '{"prompt": "a"}\n' * 5)
+    bare = cli.run("enqueue", name, DARKROOM_LIMITS='{"backlog": 3}')
+    assert "--idempotency-prefix" not in bare.stderr
+    assert (
+        "no idempotency keys, so a second run would enqueue, and pay for, what is in once more" in bare.stderr
+    )
+    assert "give it only the lines that are not in." in bare.stderr
+    keyed = cli.run("enqueue", name, "--idempotency-prefix", "p", DARKROOM_LIMITS='{"backlog": 4}')
+    assert (
+        "stopped near line 5: 1 enqueued, 0 duplicates, 4 rejected so far. Run it again to go on."
+        in keyed.stderr
+    )
+    assert darkroom.overview().counts["queued"] == 4
+
+
+def test_an_interrupt_says_how_far_it_came(cli: Cli, darkroom: Darkroom) -> None:
+    """Ctrl-C in the middle: what is in is counted, what may be is named, and exit code 130."""
+    process = cli.start("enqueue", "-", "--format", "jsonl", "--batch", "b", "--idempotency-prefix", "p")
+    stdin = process.stdin
+    assert stdin is not None
+
+    def queued() -> int:
+        stdin.write('{"prompt": "a fox"}\n')  # an item that comes late sends those before it
+        stdin.flush()
+        return darkroom.overview().counts["queued"]
+
+    until(lambda: queued() > 0, within_s=30)
+    first = queued()
+    until(lambda: queued() > first, within_s=30)  # a second chunk goes when the first is answered
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    enqueued = int(err.split("stopped near line ")[1].split(": ")[1].split()[0])
+    assert process.returncode == 130
+    assert 0 < enqueued <= darkroom.batch("b").total
+    assert "Run it again to go on." in err
+    assert darkroom.batch("b").sealed is False
 
 
 def test_an_input_may_be_empty(cli: Cli) -> None:
@@ -312,6 +388,14 @@ def test_unknown_jobs_are_listed_and_decided(cli: Cli, darkroom: Darkroom, worke
     assert (early.returncode, "may still be in flight" in early.stderr) == (1, True)
     assert cli.run("unknown", "release", second, third).returncode == 0
     assert cli.run("unknown", "list").stdout == "no job has an unknown outcome\n"
+    queued = darkroom.enqueue(FOX).job_id
+    for words, done in (
+        (("resolve", "--generation-id", "g"), "resolved"),
+        (("resubmit",), "resubmitted"),
+        (("release",), "released"),
+    ):
+        refused = cli.run("unknown", *words, queued).stderr
+        assert f"is queued, and only a job with an unknown outcome can be {done}. See" in refused
 
 
 def test_wait_ends_with_the_last_job(cli: Cli, darkroom: Darkroom, worker: FakeWorker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pty
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +215,34 @@ def test_the_count_is_typed(typed: str, cli: Cli, stored: State, told: Darkroom,
     assert [job is None for job in told.get_many(ids)] == [typed == "2"] * 2
     assert cli.run("purge", "--state", "failed").stdout == "0 jobs purged, 0 refused.\n"
     assert cli.run("purge").returncode == 2
+
+
+@pytest.mark.parametrize(("given_up_by", "code"), [("Ctrl-C", 130), ("Ctrl-D", 1)])
+def test_a_question_may_be_given_up(
+    given_up_by: str, code: int, cli: Cli, stored: State, told: Darkroom, worker: FakeWorker
+) -> None:
+    """It is an answer, not a fault: nothing is changed, and that is said."""
+    job_id = completed(stored, told, worker)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [DARKROOM, "purge", job_id], cwd=cli.folder, env={**os.environ, **cli.env}, stdin=theirs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stderr is not None
+        asked = b""
+        while b"to go on" not in asked:
+            asked += os.read(process.stderr.fileno(), 4096) or pytest.fail(asked.decode())
+        if given_up_by == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.write(ours, b"\x04")
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert (process.returncode, out) == (code, b"")
+    assert err.decode().split("\n")[1:] == ["nothing was changed", ""]
+    assert told.get(job_id).id == job_id
 
 
 def test_a_purged_job_is_gone_for_a_redrive_and_its_late_entries(

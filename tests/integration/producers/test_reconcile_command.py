@@ -7,6 +7,8 @@ import io
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.integration.producers.conftest import FOX
 from tests.integration.producers.test_cli import Cli, cli
 from tests.integration.producers.test_estimate_command import dump
@@ -57,6 +59,22 @@ def test_an_account_of_several_is_compared_alone(cli: Cli, darkroom: Darkroom, w
     assert (other.returncode, "Both sides agree." in other.stdout) == (0, True), other.stdout
     wrong = cli.run("reconcile", name, "--account", "nobody")
     assert (wrong.returncode, "there is no account 'nobody'" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("content", ["", "generation,at,images\n"])
+def test_an_export_without_rows_agrees_with_nothing(cli: Cli, content: str) -> None:
+    """A download that failed must not look like a month whose books agree."""
+    done = cli.run("reconcile", cli.write("bill.csv", content))
+    said = "darkroom: the export has no rows, so nothing was compared. Check the file.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_rows_that_belong_to_nobody_and_have_no_time_are_not_said_to_agree(cli: Cli) -> None:
+    """As when a wrong column was named."""
+    done = cli.run("reconcile", cli.write("bill.csv", "generation\nnobody's\n"))
+    assert "1 rows: 0 agree, 0 findings, 1 not judged" in done.stdout
+    assert "Both sides agree." not in done.stdout
+    assert "No row could be compared." in done.stdout
 
 
 def test_files_that_cannot_be_read_are_told(cli: Cli) -> None:

@@ -343,6 +343,7 @@ async def test_a_proof_takes_back_what_an_operator_attached_to_an_ended_job(
         return error(400, 400)(request)
 
     await works.submit(cast("Answer", be_resolved_and_refused))
+    assert works.job(job_id).generation_id is None
     assert works.state.client.zcard(works.state.keys.index(f"poll:{LANE}")) == 0
     assert (works.job(job_id).hold_micros, works.job(job_id).accounting_open) == (0, False)
 

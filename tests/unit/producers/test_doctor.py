@@ -136,15 +136,21 @@ def test_empty_unknown_and_outranked_variables_are_named() -> None:
     """The likely name is offered; a variable that outranks the file is said to."""
     environment = {
         "DARKROOM_TENANT": "", "DARKROOM_ACOUNTS__MAIN__MODELS": "[]", "DARKROOM_REDIS__URL": "redis://a/0",
-        "PATH": "/bin",
+        "DARKROOM_REDIS_URL": "redis://c/0", "DARKROOM_WORKER_SHUTDOWN_S": "5", "PATH": "/bin",
     }  # fmt: skip
     found = troubles(judge_sources(Settings(), environment, {"redis": {"url": "redis://b/0"}}, {}))
     assert [each.what for each in found] == [
         "DARKROOM_TENANT is set, and empty",
         "DARKROOM_ACOUNTS__MAIN__MODELS is no setting, and is not looked at",
+        "DARKROOM_REDIS_URL is no setting, and is not looked at",
+        "DARKROOM_WORKER_SHUTDOWN_S is no setting, and is not looked at",
         "DARKROOM_REDIS__URL outranks redis.url of darkroom.toml",
     ]
-    assert found[1].do == "Did you mean DARKROOM_ACCOUNTS__MAIN__MODELS?"
+    assert [each.do for each in found[1:4]] == [
+        "Did you mean DARKROOM_ACCOUNTS__MAIN__MODELS?",
+        "Did you mean DARKROOM_REDIS__URL?",  # one underscore too few is the commonest typo of all
+        "Did you mean DARKROOM_WORKER__SHUTDOWN_S?",
+    ]
 
 
 def test_variables_of_the_compose_file_are_known() -> None:

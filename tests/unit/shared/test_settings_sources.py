@@ -123,6 +123,9 @@ def test_text_becomes_what_the_key_holds(configure: Configure, monkeypatch: pyte
         ("DARKROOM_REDIS__ULR", "redis://here", "redis.ulr"),
         ("DARKROOM_REDIS__MAX_CONNECTIONS", "many", "DARKROOM_REDIS__MAX_CONNECTIONS"),
         ("DARKROOM_REDIS__URL__HOST", "x", "DARKROOM_REDIS__URL"),
+        ("DARKROOM_ACCOUNTS__MAIN__API_KEY", "sk-canary", "DARKROOM_ACCOUNTS__MAIN__API_KEY__ENV"),
+        ("DARKROOM_WEBHOOKS__SECRET", "whsec_canary", "as variables, ..__ENV or ..__FILE"),
+        ("DARKROOM_CAPS", '[{"scope": "canary", "limit": 1}]', "Correct DARKROOM_CAPS or darkroom.toml."),
     ],
 )
 def test_a_variable_that_cannot_be_read_is_named(
@@ -152,6 +155,21 @@ def test_a_file_that_cannot_be_read_is_named(
     monkeypatch.setenv("DARKROOM_CONFIG", str(tmp_path))
     with pytest.raises(ConfigurationError, match="cannot read"):
         load_settings()
+
+
+@pytest.mark.parametrize("secret", ['"sk-canary"', "1234"])
+def test_a_secret_in_the_place_of_its_reference_is_told_where_it_goes(
+    configure: Configure, secret: str
+) -> None:
+    """The commonest mistake of a first hour: the line shows both ways, and not the secret."""
+    configure(f"[accounts.main]\napi_key = {secret}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert str(caught.value) == (
+        "setting accounts.main.api_key: must name the place of the secret, not hold it: "
+        '{ env = "VARIABLE" } or { file = "PATH" }; as variables, ..__ENV or ..__FILE. '
+        "Correct DARKROOM_ACCOUNTS__MAIN__API_KEY or darkroom.toml."
+    )
 
 
 def test_variables_of_no_section_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,15 +177,15 @@ class Model:
     def _came_to_nothing(self, job_id: str, intent: str, after: str) -> int:
         job = self.jobs[job_id]
         places = {"submitting": FIRST, "cancelled": SECOND, "failed": THIRD, "unknown": FOURTH}
-        if job.intent != intent or job.state not in places:
+        is_over = job.state == "failed" and not job.accounting
+        if job.intent != intent or job.state not in places or is_over:
             return FENCED
         place = places[job.state]
         self._release(job)
         job.unknown = False
         if place in (SECOND, THIRD):
-            job.accounting, job.epoch = False, job.epoch + 1
-            if place == SECOND:
-                job.intent, job.generation = None, None
+            job.intent, job.accounting, job.generation = None, False, None
+            job.epoch += 1  # fences who polls what was attached by mistake
             self._leave(job, "poll")
         else:
             job.move(after)

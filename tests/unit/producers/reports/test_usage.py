@@ -56,6 +56,14 @@ def test_a_table_with_names_of_its_own() -> None:
     ]
 
 
+def test_a_line_that_is_no_text_is_told_in_the_same_words_by_every_format() -> None:
+    """Whoever prints it says which line it is."""
+    for text, name in ((b'{"generation": "\xff"}\n', "bill.jsonl"), (b"generation\n\xff\n", "bill.csv")):
+        (broken,) = rows(text, name, {})
+        assert isinstance(broken, BrokenRow)
+        assert broken.why.startswith("is not UTF-8")
+
+
 def test_json_lines() -> None:
     """Own names need no option; numbers may be numbers; what is no object is told."""
     text = (

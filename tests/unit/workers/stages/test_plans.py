@@ -93,9 +93,9 @@ def assert_sound(plan: Transition) -> None:
     for change, raw in zip(plan.changes, encoded(plan), strict=True):
         check(change.before, change.after)
         assert change.settle_micros is None or not change.release
-        begins = (ends(change) and not change.keep) or change.close_accounting
-        stops = change.keep and change.before is change.after
-        assert ((raw.get("ttl") or 0) > 0, raw.get("ttl") == 0) == (begins, stops)
+        closes = (ends(change) and not change.keep) or change.close_accounting
+        opens_again = change.keep and change.before is change.after
+        assert raw.get("ttl") == (RETAIN_MS if closes else 0 if opens_again else None)
         assert ("fin" in raw) == ends(change)
 
 
