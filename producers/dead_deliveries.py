@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
 from producers.freezes import check_why
 from producers.selection import Walk, connected, scan_ids, server_now_ms
-from producers.webhooks import batch_event_id, job_event_ids
+from producers.webhooks import batch_event_ids, job_event_ids
 from shared.errors import InvalidRequest, Issue
 from shared.jobs.lifecycle import DELIVERY_REDRIVES, DeliveryState
 from shared.jobs.transition import LEASE_FIELDS
 from shared.redis.client import translated
 from shared.redis.keys import Keys
 from shared.redis.scripts import run
-from shared.webhooks.events import BatchEventType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +93,7 @@ class DeliveryWalk:
             return
         if chosen.batch is not None and not any(by_job):
             tenant = chosen.tenant or self._settings.tenant
-            yield [batch_event_id(tenant, chosen.batch, each) for each in get_args(BatchEventType)]
+            yield batch_event_ids(self._client, self._settings, tenant, chosen.batch)
         jobs = replace(chosen, older_ms=None, newer_ms=None)
         walk = Walk(self._client, self._settings, jobs, ("events",), self._progress)
         for chunk in walk.chunks():

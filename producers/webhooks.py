@@ -78,16 +78,9 @@ def job_deliveries(settings: Settings, job_id: str) -> list[DeliveryStatus]:
 
 def batch_deliveries(settings: Settings, name: str, tenant: str) -> list[DeliveryStatus]:
     """Read the deliveries of a batch's own events. Raises BatchNotFound, StateUnavailable."""
-    keys = Keys.of(settings.redis.namespace)
     with make_client(settings.redis) as client:
         check_server(client, settings)
-        with translated(settings.redis.url):
-            known = client.exists(keys.batch(tenant, name))
-        if not known:
-            raise BatchNotFound(name)
-        return _read(
-            client, settings, [batch_event_id(tenant, name, each) for each in get_args(BatchEventType)]
-        )
+        return _read(client, settings, batch_event_ids(client, settings, tenant, name))
 
 
 def job_event_ids(job_id: str, count: int) -> list[str]:
@@ -96,10 +89,14 @@ def job_event_ids(job_id: str, count: int) -> list[str]:
     return [f"{stem}_{number}" for number in range(1, count + 1)]
 
 
-def batch_event_id(tenant: str, name: str, event: str) -> str:
-    """Give the id that batch.lua gives to an event which happens once."""
-    digest = hashlib.sha1(f"{tenant}:{name}:{event}".encode(), usedforsecurity=False).hexdigest()
-    return f"evt_{digest[:26]}"
+def batch_event_ids(client: Any, settings: Settings, tenant: str, name: str) -> list[str]:
+    """Give the ids of a batch's own events, as batch.lua gives them. Raises BatchNotFound, StateUnavailable."""
+    with translated(settings.redis.url):
+        born = client.hget(Keys.of(settings.redis.namespace).batch(tenant, name), "created_at")
+    if born is None:
+        raise BatchNotFound(name)
+    told = (f"{tenant}:{name}:{event}:{born.decode()}" for event in get_args(BatchEventType))
+    return [f"evt_{hashlib.sha1(each.encode(), usedforsecurity=False).hexdigest()[:26]}" for each in told]
 
 
 def _read(client: Any, settings: Settings, event_ids: Sequence[str]) -> list[DeliveryStatus]:

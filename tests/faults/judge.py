@@ -167,13 +167,16 @@ def _over_limit(house: FaultHouse, jobs: list[Job]) -> int:
         for early_s in (JITTER_S, AHEAD_S)
     )
     too_fast: int = stats["max_submits_seen_in_1s"] - most
-    return max(0, running) + max(0, too_fast) + max(0, _fullest_second(jobs) - most_given)
+    return max(0, running) + max(0, too_fast) + max(0, _fullest_second(house, jobs) - most_given)
 
 
-def _fullest_second(jobs: list[Job]) -> int:
-    """Count the intents of the second that has most of them."""
-    intents = sorted(job.intent_at for job in jobs if job.intent_at is not None)
-    return max((bisect_left(intents, at + 1000) - number for number, at in enumerate(intents)), default=0)
+def _fullest_second(house: FaultHouse, jobs: list[Job]) -> int:
+    """Count the claims, each of which is a permit, of the second that has most of them."""
+    with house.state.client() as client, client.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.hget(Keys.of(house.settings.redis.namespace).job(job.id), "claimed_at")
+        claims = sorted(int(at) for at in pipe.execute() if at is not None)
+    return max((bisect_left(claims, at + 1000) - number for number, at in enumerate(claims)), default=0)
 
 
 def _damaged(job: Job, stored: Stored) -> int:
