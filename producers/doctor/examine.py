@@ -13,6 +13,7 @@ from producers.doctor.books import judge_ledger
 from producers.doctor.configuration import judge_settings, judge_sources
 from producers.doctor.credentials import look_at_secrets
 from producers.doctor.findings import bad, beware, good
+from producers.doctor.lanes import judge_left_lanes, read_left_lanes
 from producers.doctor.reach import reach
 from producers.doctor.spool import look_at_spool
 from producers.doctor.state import judge_state, read_state
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from producers.doctor.findings import Finding
+    from producers.doctor.lanes import LeftLane
     from producers.overview import Overview
     from producers.parties import Parties
     from shared.settings import Settings
@@ -87,6 +89,7 @@ def _state_and_storage(settings: Settings) -> list[Finding]:
     if work is not None:
         found += judge_stores(identity, work.stores)
         found += judge_work(work.overview)
+        found += judge_left_lanes(work.left)
         found += judge_versions(work.parties.workers)
         found += judge_endpoints(work.parties.endpoints)
     return found
@@ -99,6 +102,7 @@ class _Work:
     overview: Overview
     stores: dict[str, str | None]
     parties: Parties
+    left: list[LeftLane]
 
 
 def _work(client: Redis, settings: Settings) -> _Work:
@@ -113,7 +117,7 @@ def _work(client: Redis, settings: Settings) -> _Work:
     told: list[Any] = pipe.execute()
     stores = {name: found and found.decode() for name, found in zip(overview.workers, told, strict=True)}
     parties = read_parties(client, keys, overview.workers, [host.decode() for host in hosts], overview.at_ms)
-    return _Work(overview, stores, parties)
+    return _Work(overview, stores, parties, read_left_lanes(client, keys, settings))
 
 
 def _storage(settings: Settings) -> tuple[list[Finding], str | None]:

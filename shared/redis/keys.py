@@ -173,6 +173,11 @@ class Keys:
         return f"{self.prefix}losses"
 
     @property
+    def lanes(self) -> str:
+        """Set: the lanes that workers serve, or served once. Permanent."""
+        return f"{self.prefix}lanes"
+
+    @property
     def audit(self) -> str:
         """Stream: what operators did to the whole, who and why. The last 10,000 or so."""
         return f"{self.prefix}audit"

@@ -34,4 +34,5 @@ local K = {
   ended = P .. "ended",
   audit = P .. "audit",
   losses = P .. "losses",
+  lanes = P .. "lanes",
 }

@@ -18,7 +18,7 @@ CALLS = {
     "hint('a', 'b')": "hint", "counts": "counts", "control": "control", "ledger": "ledger",
     "balances": "balances", "usage": "usage", "parked": "parked", "paused": "paused",
     "opening": "opening", "closed": "closed", "orphans": "orphans", "workers": "workers", "ended": "ended",
-    "audit": "audit", "losses": "losses",
+    "audit": "audit", "losses": "losses", "lanes": "lanes",
     "waiting('a')": "waiting", "failing('a')": "failing", "endpoints": "endpoints",
 }  # fmt: skip
 

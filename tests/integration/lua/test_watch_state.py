@@ -44,6 +44,7 @@ def test_the_first_worker_marks_the_store_and_others_learn_the_mark(state: State
     assert state.watch(fresh="m2") == ("first", "m1", 1, 0)
     assert state.watch("m1") == ("same", "m1", 1, 0)
     assert (control(state, "freeze"), losses(state)) == ([""], {})
+    assert state.client.smembers(state.keys.lanes) == {LANE.encode()}
 
 
 @pytest.mark.parametrize(

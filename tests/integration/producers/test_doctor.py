@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shared.redis.keys import Keys
 from shared.settings import AccountSettings, EndpointSettings, Settings, StorageSettings, WebhookSettings
 from shared.settings_section import SecretReference
 from tests.process import HOST
@@ -207,6 +208,22 @@ def test_workers_and_failing_endpoints_are_judged(patient: Patient) -> None:
     assert "worker w1 uses another store than this machine" in told
     assert any(each.startswith("worker w2 has not said which store") for each in told)
     assert "1 delivery to hooks.test failed (the oldest: timeout after 2 tries)" in told
+
+
+def test_a_lane_that_no_setting_names_is_an_error_while_it_has_work(patient: Patient) -> None:
+    """Its generations are asked about by nobody; jobs for a model that no account serves wait for ever."""
+    keys = Keys.of("darkroom")
+    with patient.server.client() as client:
+        client.sadd(keys.lanes, "main/wan2.7-image", "gone/wan2.7-image", "gone/retired", "gone/empty")
+        client.zadd(keys.index("poll:gone/wan2.7-image"), {"job_1": 1, "job_2": 1})
+        client.zadd(keys.index("submit:gone/wan2.7-image"), {"job_3": 1})
+        client.zadd(keys.ready("wan2.7-image"), {"default": 1})
+        client.zadd(keys.ready("retired"), {"default": 1})
+    told = [each["what"] for each in patient.findings(code=1) if each["level"] == "error"]
+    assert told == [
+        "jobs are queued for retired, which no account serves",
+        "3 jobs are under way in lane gone/wan2.7-image, which no setting here names: nobody asks about them",
+    ]
 
 
 def test_what_does_not_answer_costs_its_own_time_only(patient: Patient) -> None:
