@@ -8,13 +8,14 @@ variable, or a file): this table never holds one.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
 
-from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError, model_validator
+from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -223,11 +224,13 @@ class LimitSettings(Section):
     batch_stalled_s: int = Field(900, ge=1, description="only unknown jobs left for this long: batch.stalled")
 
 
+_CAP_SCOPE: Final = re.compile(r"tenant:(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})|account:[^/|]{1,64}")
+
+
 class CapSettings(Section):
     """One cap: what a scope has spent and holds stays at or under `limit`, at every instant. Periods are UTC's."""
 
     scope: str = Field(
-        pattern=r"^(tenant:(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63})|account:[^/|]{1,64})$",
         description="tenant:NAME, tenant:* (each that has no cap of its own in that window), or account:NAME",
     )
     limit: Decimal = Field(
@@ -242,6 +245,15 @@ class CapSettings(Section):
     @property
     def limit_micros(self) -> int:
         return int(self.limit * 1_000_000)
+
+    @field_validator("scope")
+    @classmethod
+    def _is_scope(cls, scope: str) -> str:
+        if not _CAP_SCOPE.fullmatch(scope):
+            raise ValueError(
+                "a scope is tenant:NAME, tenant:* or account:NAME, of at most 64 characters each"
+            )
+        return scope
 
     @model_validator(mode="after")
     def _rejecting_is_for_tenants(self) -> Self:

@@ -71,7 +71,7 @@ class Plan:
     @property
     def batch_name(self) -> str | None:
         """A run that waits needs a batch to ask after: without a name it gets one."""
-        if self.batch is None and self.wait and not self.dry_run:
+        if self.batch is None and self.wait:
             return f"cli-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         return self.batch
 
@@ -229,7 +229,7 @@ def _enqueue(darkroom: Darkroom, plan: Plan, batch: str | None, lines: Lines) ->
     with _progress(lines) as took:
         of_batch: Any = {
             "tenant": plan.tenant, "batch": batch, "batch_webhook": plan.batch_webhook,
-            "batch_caps": _batch_caps(plan),
+            "batch_caps": _batch_caps(plan, batch),
         }  # fmt: skip
         if plan.dry_run:
             return darkroom.check_many(lines.items(), on_disposition=took, **of_batch, **options)
@@ -246,10 +246,13 @@ def _enqueue(darkroom: Darkroom, plan: Plan, batch: str | None, lines: Lines) ->
             raise
 
 
-def _batch_caps(plan: Plan) -> BatchCaps | None:
+def _batch_caps(plan: Plan, batch: str | None) -> BatchCaps | None:
     """Read `--max-cost 40.00` and `--max-failed 5%`. Raises InvalidRequest."""
     if plan.max_cost is None and plan.max_failed is None:
         return None
+    if batch is None:
+        message = "--max-cost and --max-failed are those of a batch: name one with --batch"
+        raise InvalidRequest((Issue("batch", "batch_caps", message),))
     from shared.money.caps import BatchCaps
 
     return BatchCaps(

@@ -146,7 +146,7 @@ def test_a_dry_run_enqueues_nothing(cli: Cli, darkroom: Darkroom) -> None:
         (("--batch", "b", "--max-cost", "much"), "max_cost must be a number"),
         (("--batch", "b", "--max-cost", "-1"), "max_cost must be more than 0"),
         (("--batch", "b", "--max-failed", "100"), "max_failed_percent must be from 0 to under 100"),
-        (("--max-cost", "1"), "are those of a batch"),
+        (("--max-cost", "1"), "are those of a batch: name one with --batch"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(cli: Cli, options: tuple[str, ...], says: str) -> None:
@@ -156,6 +156,12 @@ def test_a_dry_run_refuses_what_the_run_would(cli: Cli, options: tuple[str, ...]
         done = cli.run("enqueue", name, *options, *dry)
         assert (done.returncode, done.stdout) == (2, ""), (dry, done)
         assert says in done.stderr
+
+
+def test_a_dry_run_takes_what_the_run_would(cli: Cli) -> None:
+    """A run that waits gets a batch by itself, and that may have caps."""
+    said = cli.json("enqueue", "--prompt", "a fox", "--wait", "--max-cost", "1", "--dry-run")
+    assert (said["enqueued"], said["dry_run"]) == (1, True)
 
 
 def test_a_second_run_with_a_prefix_adds_nothing(cli: Cli, darkroom: Darkroom) -> None:

@@ -126,6 +126,11 @@ def test_text_becomes_what_the_key_holds(configure: Configure, monkeypatch: pyte
         ("DARKROOM_ACCOUNTS__MAIN__API_KEY", "sk-canary", "DARKROOM_ACCOUNTS__MAIN__API_KEY__ENV"),
         ("DARKROOM_WEBHOOKS__SECRET", "whsec_canary", "as variables, ..__ENV or ..__FILE"),
         ("DARKROOM_CAPS", '[{"scope": "canary", "limit": 1}]', "Correct DARKROOM_CAPS or darkroom.toml."),
+        (
+            "DARKROOM_CAPS",
+            '[{"scope": "acme", "limit": 1}]',
+            "a scope is tenant:NAME, tenant:* or account:NAME",
+        ),
     ],
 )
 def test_a_variable_that_cannot_be_read_is_named(
