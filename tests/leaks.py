@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # One per installation or lane, or empty (and so gone) when nothing waits in it: they do not grow with the jobs done.
 PERMANENT: Final = (
-    "control", "audit", "counts", "ledger", "balances", "opening", "closed", "usage", "orphans", "workers", "losses",
+    "control", "audit", "counts", "ledger", "balances", "opening", "closed", "usage", "orphans", "workers", "losses", "lanes",
     "lane:*", "q:*", "ready:*", "slots:*", "z:*", "endpoints", "ew:*", "ef:*",
 )  # fmt: skip
 

@@ -45,7 +45,7 @@ KINDS: Final = (
     ("workers killed, paused or exited at every step boundary", r"(submit|poll|store|notify)\.\w+"),
     (
         "scenarios of the broken builds, by the true build",
-        "answer of the state server to|answers (of the provider )?lost|first try of each|worker paused before",
+        "answer of the state server to|answers (of the provider )?lost|first try of each|worker paused before|two workers share",
     ),
     ("429, four kinds of Retry-After, and a lane with a rate", "submit: 429"),
     ("5xx storm with 200 queued", "submit: storm"),
