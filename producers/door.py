@@ -43,11 +43,14 @@ def celery_app(settings: Settings | None = None) -> Celery:
     return app
 
 
+_SENDING: Final = signature(Celery.send_task)
+
+
 class _DoorApp(Celery):
     """Every way of sending ends in `send_task`: by name, by the task, by a signature."""
 
     def send_task(self, *arguments: Any, **options: Any) -> AsyncResult[Any]:
-        said = signature(super().send_task).bind(*arguments, **options).arguments
+        said = _SENDING.bind(self, *arguments, **options).arguments
         _refuse_to_wait(said["name"], said)
         result: AsyncResult[Any] = super().send_task(*arguments, **options)
         return result

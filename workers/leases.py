@@ -95,10 +95,11 @@ class Leases:
         args = [part for (index, entry_id), (kind, epoch) in held for part in (index, kind, entry_id, epoch)]
         lost = run(self._client, "renew_leases", self._keys.prefix, int(self._settings.lease_s * 1000), *args)
         gone = {entry_id.decode() for entry_id in lost}
-        for entry_id in gone:
-            oldest = min((each for each in held if each[0][1] == entry_id), key=lambda each: each[1][1])
-            self._forget(*oldest)
         if gone:
+            newest_first = sorted(held, key=lambda each: each[1][1], reverse=True)
+            oldest = {key[1]: (key, lease) for key, lease in newest_first}
+            for entry_id in gone:
+                self._forget(*oldest[entry_id])
             log.warning("leases_lost", count=len(gone))
         return sorted(gone)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from producers.doctor.findings import bad
+from producers.pauses import lanes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,9 +33,7 @@ class LeftLane:
 def read_left_lanes(client: Redis, keys: Keys, settings: Settings) -> list[LeftLane]:
     """Read the lanes that were served and are not set, by name. Raises what the client raises."""
     served: Any = client.smembers(keys.lanes)
-    models = {model for account in settings.accounts.values() for model in account.models}
-    set_here = {f"{name}/{model}" for name, account in settings.accounts.items() for model in account.models}
-    left = sorted({name.decode() for name in served} - set_here)
+    left = sorted({name.decode() for name in served} - set(lanes_of(settings)))
     pipe = client.pipeline(transaction=False)
     for name in left:
         pipe.zcard(keys.index(f"submit:{name}"))
@@ -42,7 +41,7 @@ def read_left_lanes(client: Redis, keys: Keys, settings: Settings) -> list[LeftL
         pipe.exists(keys.ready(_model(name)))
     replies: list[Any] = pipe.execute()
     return [
-        LeftLane(name, submits + polls, bool(queue) and _model(name) not in models)
+        LeftLane(name, submits + polls, bool(queue) and _model(name) not in settings.models)
         for name, submits, polls, queue in zip(left, replies[::3], replies[1::3], replies[2::3], strict=True)
     ]
 

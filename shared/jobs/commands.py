@@ -172,8 +172,7 @@ def plan_release(job: Job, *, by: str) -> Transition | None:
     """Give an unknown job up: it fails, its hold is released. A late generation id is still attached and charged."""
     if job.state is JobState.FAILED and job.error_code == "released":
         return None
-    if job.state is not JobState.UNKNOWN and not (job.ended and job.unknown_cause):
-        _refuse(job, "released")
+    _require_unknown(job, "released")
     change = Change(
         before=job.state,
         after=JobState.FAILED if job.state is JobState.UNKNOWN else job.state,

@@ -172,9 +172,10 @@ def _over_limit(house: FaultHouse, jobs: list[Job]) -> int:
 
 def _fullest_second(house: FaultHouse, jobs: list[Job]) -> int:
     """Count the claims, each of which is a permit, of the second that has most of them."""
+    keys = Keys.of(house.settings.redis.namespace)
     with house.state.client() as client, client.pipeline(transaction=False) as pipe:
         for job in jobs:
-            pipe.hget(Keys.of(house.settings.redis.namespace).job(job.id), "claimed_at")
+            pipe.hget(keys.job(job.id), "claimed_at")
         claims = sorted(int(at) for at in pipe.execute() if at is not None)
     return max((bisect_left(claims, at + 1000) - number for number, at in enumerate(claims)), default=0)
 

@@ -58,7 +58,7 @@ end
 -- What one of its jobs cost. Billed in a second currency, its sum is of none: "".
 local function batch_cost(job, micros)
   local key = job.batch and K.batch(job.tenant, job.batch)
-  if not key or micros == 0 or redis.call("EXISTS", key) == 0 then return end
+  if not key or micros == 0 or is_of_past(key) then return end
   count(key, "cost_micros", micros)
   local known = redis.call("HGET", key, "currency")
   if known ~= job.currency then redis.call("HSET", key, "currency", known and "" or job.currency) end

@@ -52,5 +52,7 @@ if behind > 2000 then
   give_grace(0, A.grace_ms)
 end
 redis.call("HSET", K.control, "clock_at", NOW)
-for _, lane in ipairs(A.lanes) do redis.call("SADD", K.lanes, lane[1]) end -- no write if it is there
+if verdict == "first" or verdict == "adopted" then
+  for _, lane in ipairs(A.lanes) do redis.call("SADD", K.lanes, lane[1]) end
+end
 return { verdict, mark or "", schema, step }
